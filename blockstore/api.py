@@ -130,7 +130,7 @@ class Runner(Protocol):
 
 class CachePolicy(Enum):
     WRITEBACK = "writeback"
-    """Acknowledged when journalled, durable at flush or FUA: survives the death of the process, not a power cut."""
+    """Acknowledged when journalled, durable at flush or FUA: survives the process, not a power cut."""
     WRITETHROUGH = "writethrough"
     """Acknowledged after the shared flush round: no acknowledged write is ever lost."""
 
