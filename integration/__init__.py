@@ -1,0 +1,1 @@
+"""Integration: the product, as its users start it, against stock initiators. See README.md in this folder."""
