@@ -1,0 +1,228 @@
+"""The catalogue: which groups, volumes and snapshots a pool holds, and which block map stands behind each.
+
+It lives in memory and changes only by ``apply`` of edits that came out of a committed batch, so that replaying the
+journal gives the same catalogue. It is not the planner of changes (``group``) and keeps no blocks. Values are JSON.
+
+Invariant: ``raw`` holds exactly what a checkpoint must store; ``groups`` and ``snapshots`` are its decoded form.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from blockstore.api import (
+    CachePolicy,
+    ChapSecret,
+    ClientRecord,
+    Corrupt,
+    GroupRecord,
+    SnapshotRecord,
+    VolumeRecord,
+)
+from blockstore.records import CatalogEdit, Delete, Put
+
+GROUP = "group"
+SNAPSHOT = "snapshot"
+
+Json = dict[str, Any]  # what json.loads gives of a value: its shape is checked by building the record
+
+
+@dataclass(frozen=True, slots=True)
+class GroupEntry:
+    """A group and the map behind each of its volumes, by LUN."""
+
+    record: GroupRecord
+    maps: Mapping[int, int]
+
+    def put(self) -> Put:
+        return Put(GROUP, self.record.uuid.hex, _dump(_group_to_json(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotEntry:
+    """A snapshot of ``group`` and the frozen map behind each of its volumes, by LUN."""
+
+    group: UUID
+    record: SnapshotRecord
+    maps: Mapping[int, int]
+
+    def put(self) -> Put:
+        return Put(SNAPSHOT, self.record.uuid.hex, _dump(_snapshot_to_json(self)))
+
+    def delete(self) -> Delete:
+        return Delete(SNAPSHOT, self.record.uuid.hex)
+
+
+class Catalog:
+    """All that serving the pool's groups needs, by name."""
+
+    def __init__(self) -> None:
+        self.raw: dict[tuple[str, str], bytes] = {}
+        self.groups: dict[str, GroupEntry] = {}
+        self.snapshots: dict[UUID, dict[str, SnapshotEntry]] = {}  # by group, then name
+        self.dirty: set[tuple[str, str]] = set()  # changed since the last checkpoint's switch
+
+    def apply(self, edit: CatalogEdit) -> None:
+        """Carry out a committed edit. Kinds unknown here are kept as they are: a newer version wrote them."""
+        place = (edit.kind, edit.key)
+        self._forget(place)
+        self.dirty.add(place)
+        if isinstance(edit, Put):
+            self._learn(place, edit.value)
+
+    def load(self, kind: str, key: str, value: bytes) -> None:
+        """Take a value from a checkpoint. Raises Corrupt."""
+        self._learn((kind, key), value)
+
+    def group_by_uuid(self, uuid: UUID) -> GroupEntry | None:
+        raw = self.raw.get((GROUP, uuid.hex))
+        return None if raw is None else decode_group(raw)
+
+    def _learn(self, place: tuple[str, str], value: bytes) -> None:
+        self.raw[place] = value
+        if place[0] == GROUP:
+            group = decode_group(value)
+            self.groups[group.record.name] = group
+        elif place[0] == SNAPSHOT:
+            snapshot = decode_snapshot(value)
+            self.snapshots.setdefault(snapshot.group, {})[snapshot.record.name] = snapshot
+
+    def _forget(self, place: tuple[str, str]) -> None:
+        value = self.raw.pop(place, None)
+        if value is None:
+            return
+        if place[0] == GROUP:
+            self.groups.pop(decode_group(value).record.name, None)
+        elif place[0] == SNAPSHOT:
+            snapshot = decode_snapshot(value)
+            of_group = self.snapshots[snapshot.group]
+            of_group.pop(snapshot.record.name, None)
+            if not of_group:
+                del self.snapshots[snapshot.group]
+
+
+def decode_group(value: bytes) -> GroupEntry:
+    """Raises Corrupt when ``value`` is no group."""
+    try:
+        return _group_from_json(json.loads(value))
+    except (KeyError, TypeError, ValueError) as error:
+        raise Corrupt(f"catalogue: not a group: {error!r}") from error
+
+
+def decode_snapshot(value: bytes) -> SnapshotEntry:
+    """Raises Corrupt when ``value`` is no snapshot."""
+    try:
+        return _snapshot_from_json(json.loads(value))
+    except (KeyError, TypeError, ValueError) as error:
+        raise Corrupt(f"catalogue: not a snapshot: {error!r}") from error
+
+
+def _dump(value: Json) -> bytes:
+    return json.dumps(value, separators=(",", ":"), sort_keys=True).encode()
+
+
+def _group_to_json(entry: GroupEntry) -> Json:
+    record = entry.record
+    return {
+        "name": record.name,
+        "uuid": record.uuid.hex,
+        "iqn": record.iqn,
+        "created": record.created,
+        "cache": record.cache.value,
+        "clients": [_client_to_json(client) for client in record.clients],
+        "volumes": [_volume_to_json(volume, entry.maps) for volume in record.volumes],
+        "next_lun": record.next_lun,
+        "origin": record.origin,
+    }
+
+
+def _group_from_json(value: Json) -> GroupEntry:
+    volumes = tuple(_volume_from_json(volume) for volume in value["volumes"])
+    record = GroupRecord(
+        name=value["name"],
+        uuid=UUID(value["uuid"]),
+        iqn=value["iqn"],
+        created=float(value["created"]),
+        cache=CachePolicy(value["cache"]),
+        clients=tuple(_client_from_json(client) for client in value["clients"]),
+        volumes=volumes,
+        next_lun=int(value["next_lun"]),
+        origin=value["origin"],
+    )
+    return GroupEntry(record, _maps_from_json(value["volumes"]))
+
+
+def _snapshot_to_json(entry: SnapshotEntry) -> Json:
+    record = entry.record
+    return {
+        "name": record.name,
+        "uuid": record.uuid.hex,
+        "group": entry.group.hex,
+        "created": record.created,
+        "volumes": [_volume_to_json(volume, entry.maps) for volume in record.volumes],
+    }
+
+
+def _snapshot_from_json(value: Json) -> SnapshotEntry:
+    record = SnapshotRecord(
+        name=value["name"],
+        uuid=UUID(value["uuid"]),
+        created=float(value["created"]),
+        volumes=tuple(_volume_from_json(volume) for volume in value["volumes"]),
+    )
+    return SnapshotEntry(UUID(value["group"]), record, _maps_from_json(value["volumes"]))
+
+
+def _volume_to_json(volume: VolumeRecord, maps: Mapping[int, int]) -> Json:
+    return {
+        "lun": volume.lun,
+        "name": volume.name,
+        "uuid": volume.uuid.hex,
+        "size": volume.size,
+        "created": volume.created,
+        "map": maps[volume.lun],
+    }
+
+
+def _volume_from_json(value: Json) -> VolumeRecord:
+    return VolumeRecord(
+        lun=int(value["lun"]),
+        name=value["name"],
+        uuid=UUID(value["uuid"]),
+        size=int(value["size"]),
+        created=float(value["created"]),
+    )
+
+
+def _maps_from_json(volumes: list[Json]) -> dict[int, int]:
+    return {int(volume["lun"]): int(volume["map"]) for volume in volumes}
+
+
+def _client_to_json(client: ClientRecord) -> Json:
+    return {
+        "initiator": client.initiator,
+        "address": client.address,
+        "chap": _secret_to_json(client.chap),
+        "mutual": _secret_to_json(client.mutual),
+    }
+
+
+def _client_from_json(value: Json) -> ClientRecord:
+    return ClientRecord(
+        initiator=value["initiator"],
+        address=value["address"],
+        chap=_secret_from_json(value["chap"]),
+        mutual=_secret_from_json(value["mutual"]),
+    )
+
+
+def _secret_to_json(secret: ChapSecret | None) -> list[str] | None:
+    return None if secret is None else [secret.user, secret.secret]
+
+
+def _secret_from_json(value: list[str] | None) -> ChapSecret | None:
+    return None if value is None else ChapSecret(*value)
