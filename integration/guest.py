@@ -8,13 +8,11 @@ snapshot of the image, forgotten with the power.
 from __future__ import annotations
 
 import itertools
-import os
 import shlex
 import signal
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +109,12 @@ class Command:
             if not found or seen not in self._stdout:
                 output = (self._stdout + self._stderr).decode(errors="replace")[-4000:]
                 raise GuestError(f"guest {self._guest.name}: `{self.line}` did not print {wanted!r}:\n{output}")
+
+    @property
+    def output(self) -> bytes:
+        """Its standard output so far."""
+        with self._changed:
+            return bytes(self._stdout)
 
     @property
     def running(self) -> bool:
@@ -234,6 +238,12 @@ class Guest:
         self.send(frames.STDIN, number)
         return command
 
+    def end_commands(self) -> None:
+        """Kill what still runs in the background."""
+        for command in list(self._commands.values()):
+            command.kill()
+            command.wait(10, check=False)
+
     def put(self, path: str, contents: bytes | str) -> None:
         """Write a file in the guest."""
         data = contents.encode() if isinstance(contents, str) else contents
@@ -327,4 +337,8 @@ def _receive(port: socket.socket, length: int) -> bytes:
 
 
 def _inside_files() -> Mapping[str, bytes]:
-    return {f"inside/{path.name}": path.read_bytes() for path in sorted(_INSIDE.iterdir()) if path.is_file()}
+    return {
+        f"harness/integration/inside/{path.name}": path.read_bytes()
+        for path in sorted(_INSIDE.iterdir())
+        if path.is_file()
+    }

@@ -40,9 +40,9 @@ INITRAMFS_SCRIPT = """#!/bin/busybox sh
 while read -r module; do /bin/busybox insmod "/$module"; done < /modules/order
 until /bin/busybox mount -t ext4 -o rw,noatime /dev/vda /root; do /bin/busybox sleep 0.1; done
 /bin/busybox mount -t tmpfs run /root/run
-/bin/busybox cp -r /inside /root/run/inside
+/bin/busybox cp -r /harness /root/run/harness
 /bin/busybox mount --move /dev /root/dev
-exec /bin/busybox switch_root /root /bin/sh /run/inside/init.sh
+exec /bin/busybox switch_root /root /bin/sh /run/harness/integration/inside/init.sh
 """
 
 ROOT_DISK = "root.ext4"
@@ -70,7 +70,7 @@ class Image:
 
     @property
     def initramfs(self) -> Path:
-        """The cached part: busybox, boot modules and ``/init``; a guest appends ``/inside``."""
+        """The cached part: busybox, boot modules and ``/init``; a guest appends ``/harness``."""
         return self.folder / INITRAMFS
 
 

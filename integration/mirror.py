@@ -39,9 +39,10 @@ def find(suite: str, *, apt: Path = APT) -> str:
     for source in sources:
         if "main" in source.components and source.uri.rstrip("/").endswith("/debian"):
             return source.uri
+    seen = ", ".join(source.uri for source in sources) or "none"
     raise NoMirror(
-        f"no apt source under {apt} has suite {suite} with component main"
-        f" (seen: {', '.join(source.uri for source in sources) or 'none'}); set BLOCKYARD_GUEST_MIRROR to a Debian mirror"
+        f"no apt source under {apt} has suite {suite} with component main (seen: {seen});"
+        " set BLOCKYARD_GUEST_MIRROR to a Debian mirror"
     )
 
 

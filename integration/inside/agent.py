@@ -13,7 +13,7 @@ import sys
 import threading
 from typing import IO
 
-from inside import frames
+from integration.inside import frames
 
 # A daemon that a command left behind may hold the command's pipes for ever: its output counts no longer than this.
 OUTPUT_AFTER_EXIT = 1.0  # seconds

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Process 1 of a guest: what systemd would do, as far as open-iscsi, udev and dockerd need it (about two seconds).
 # Commands that fail are collected and shown to the host with READY: a guest that is half set up is not used.
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C PYTHONPATH=/run PYTHONDONTWRITEBYTECODE=1
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C PYTHONPATH=/run/harness PYTHONDONTWRITEBYTECODE=1
 complaints=/run/complaints
 exec 2>>$complaints
 
@@ -45,7 +45,7 @@ EOF
 iscsid
 
 exec 2>/dev/console
-python3 -m inside.agent $complaints &
+python3 -m integration.inside.agent $complaints &
 wait $! # dash collects the orphans of process 1 while it waits
 # Only when the host is gone, or the agent has failed: its last words are on the console.
 busybox poweroff -f

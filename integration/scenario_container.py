@@ -1,0 +1,68 @@
+"""A container's data outlives its host: written on one machine, which loses its power, and read on another."""
+
+from __future__ import annotations
+
+from integration.guest import Command, Guest
+from integration.initiator import Initiator
+from integration.product import Product
+
+DOCKERD_LIMIT = 120.0  # seconds; 14 on an idle machine
+# No network for containers and no registry: a bridge and its filter rules would only cost boot time.
+DOCKERD = "dockerd --bridge=none --iptables=false --ip6tables=false --storage-driver=overlay2"
+# A root file system of busybox alone, from the guest's own package.
+IMPORT = (
+    "mkdir -p /tmp/rootfs/bin /tmp/rootfs/data && cp /bin/busybox /tmp/rootfs/bin/ && ln -s busybox /tmp/rootfs/bin/sh"
+    " && tar -C /tmp/rootfs -cf - . | docker import - box"
+)
+SUM = "busybox sha256sum /data/file"
+
+
+def _start_dockerd(guest: Guest) -> Command:
+    return guest.start(f"exec {DOCKERD} 2>/tmp/dockerd.log")
+
+
+def _wait_for_dockerd(guest: Guest) -> None:
+    tries = int(DOCKERD_LIMIT * 2)
+    ready = f"for i in $(seq {tries}); do docker info >/dev/null 2>&1 && exit 0; sleep 0.5; done"
+    guest.run(f"{ready}; cat /tmp/dockerd.log; exit 1", timeout=DOCKERD_LIMIT + 60)
+    guest.run(IMPORT, timeout=120)
+
+
+def _in_container(guest: Guest, folder: str, script: str) -> str:
+    words = ["docker", "run", "--rm", "--network", "none", "-v", f"{folder}:/data", "box", "/bin/sh", "-c", script]
+    return guest.run(words, timeout=120).text
+
+
+def test_a_container_finds_its_data_on_another_host_after_a_power_cut(
+    host_a: Initiator, host_b: Initiator, target: Product
+) -> None:
+    for host in (host_a, host_b):
+        _start_dockerd(host.guest)
+    group = target.create_group()
+    device = host_a.connect(group.iqn)
+    host_a.format(device, "ext4")
+    folder = host_a.mount(device)
+    for host in (host_a, host_b):
+        _wait_for_dockerd(host.guest)
+
+    write = "busybox dd if=/dev/urandom of=/data/file bs=64k count=64 2>/dev/null && busybox sync"
+    written = _in_container(host_a.guest, folder, f"{write} && {SUM}")
+    host_a.guest.power_off_hard()
+
+    folder = host_b.mount(host_b.connect(group.iqn))
+    assert _in_container(host_b.guest, folder, SUM) == written
+
+
+def test_a_container_reads_what_another_one_wrote_before_a_reconnect(host_a: Initiator, target: Product) -> None:
+    _start_dockerd(host_a.guest)
+    group = target.create_group()
+    device = host_a.connect(group.iqn)
+    host_a.format(device, "xfs")
+    folder = host_a.mount(device)
+    _wait_for_dockerd(host_a.guest)
+    _in_container(host_a.guest, folder, "echo kept >/data/note && busybox sync")
+    host_a.unmount(folder)
+    host_a.logout(group.iqn)
+    host_a.login(group.iqn)
+    folder = host_a.mount(host_a.disk(group.iqn))
+    assert _in_container(host_a.guest, folder, "busybox cat /data/note") == "kept"
