@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.load import Figures, Workload, measure
-from bench.product import Product
+from tests.product import Product
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 

@@ -47,20 +47,10 @@ class Product:
 
     def start(self) -> None:
         """Returns when the API answers and every worker serves."""
-        portal = f"127.0.0.1:{self.port}"
+        where = ["--portal", f"127.0.0.1:{self.port}", "--api", self.api]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [
-                    str(BLOCKYARD),
-                    "serve",
-                    "--store",
-                    str(self.store),
-                    "--portal",
-                    portal,
-                    "--api",
-                    self.api,
-                    *self._options,
-                ],
+                [str(BLOCKYARD), "serve", "--store", str(self.store), *where, *self._options],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
