@@ -15,8 +15,9 @@ from pdus.iscsi.login import LoginRequest
 from pdus.iscsi.text import encode_pairs
 from tests.initiator import Disconnected, Initiator, LoginRefused, read10, write10
 from tests.product import Product
+from tests.scale import SEED, scaled
 
-PDUS = 10_000
+PDUS = scaled(10_000)
 PER_CONNECTION = 20
 MAX_GROWTH = 64 << 20
 OPCODES = [int(opcode) for opcode in Opcode]
@@ -117,7 +118,7 @@ def attack(product: Product, iqn: str, chance: random.Random) -> int:
 
 @pytest.mark.slow
 def test_ten_thousand_malformed_pdus_disturb_nobody(product: Product, iqn: str) -> None:
-    chance = random.Random(20260101)
+    chance = random.Random(SEED)
     attack(product, iqn, chance)
     before = resident(product)
     lines = product.log.read_text().count("\n")

@@ -16,8 +16,9 @@ from pdus.iscsi.data import DataOut
 from pdus.iscsi.task_management import Function, FunctionResponse
 from tests.initiator import Disconnected, Initiator, read10, write10
 from tests.product import Product
+from tests.scale import SEED, scaled
 
-ROUNDS = 334  # of each of three kinds: 1,002 in all
+ROUNDS = scaled(334)  # of each of three kinds: 1,002 in all
 BLOCKS = 8  # of 4 KiB, each one write
 SIZE = 4096
 OURS = b"\x80\x00\x00\x00\x00\x77"
@@ -77,7 +78,7 @@ def patterns(number: int) -> tuple[bytes, bytes]:
 def test_no_aborted_write_lands_after_the_answer(
     product: Product, iqn: str, second: Initiator, function: Function
 ) -> None:
-    shuffle = random.Random(function)
+    shuffle = random.Random(SEED + function)
     with log_in(product, iqn) as first:
         mine = b""
         for number in range(ROUNDS):
