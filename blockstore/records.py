@@ -1,4 +1,4 @@
-"""The edits that a journal batch may hold besides writes: what changes maps as a whole, and the catalogue.
+"""What a journal batch may hold: writes and trims of grains, changes of maps as a whole, and of the catalogue.
 
 Values only: how they lie on the disk is ``layout``'s, what they do to a map ``blockmap``'s, what they mean for groups
 ``catalog``'s. A *map* number names one block map (a volume's, or a snapshot's of one volume) and is never used twice.
@@ -7,6 +7,30 @@ Values only: how they lie on the disk is ``layout``'s, what they do to a map ``b
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Crcs = npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Grains ``grain``... of ``map`` are stored at ``entry``... (consecutive blocks), with these checksums."""
+
+    map: int
+    grain: int
+    entry: int
+    crcs: Crcs
+
+
+@dataclass(frozen=True, slots=True)
+class Trim:
+    """``count`` grains of ``map`` from ``grain`` are unmapped: they read as zeros."""
+
+    map: int
+    grain: int
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,3 +100,4 @@ class Delete:
 MapEdit = CreateMap | SnapMap | CloneMap | RollbackMap | ResizeMap | DeleteMap
 CatalogEdit = Put | Delete
 Edit = MapEdit | CatalogEdit
+Record = Write | Trim | Edit

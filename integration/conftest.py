@@ -57,7 +57,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 def fleet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Guest]]:
     """All guests, off; those that the selected tests want are turned on, the first one ahead of the second."""
     folder = tmp_path_factory.mktemp("guests")
-    made = image.get()
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():  # a build takes a minute: its progress is shown at once
+        made = image.get()
     guests = request.config.stash[_guests]
     for name in NAMES:
         guests[name] = Guest(made, name, IQN.format(name), folder)

@@ -160,8 +160,7 @@ class Initiator:
         run(f"for folder in $(findmnt -rno TARGET | grep ^{MOUNTS}/ | tac); do umount $folder; done", check=False)
         self._iscsiadm("-m node -U all", check=False)
         self._iscsiadm("-m node -o delete", check=False)
-        self._iscsiadm("-m discoverydb -o delete", check=False)
-        run("dmesg --clear; udevadm settle")
+        run("rm -rf /etc/iscsi/send_targets/*; dmesg --clear; udevadm settle")
         left = run(
             f"findmnt -rno TARGET | grep ^{MOUNTS}/; ls /sys/class/iscsi_session; ls /sys/block | grep ^sd;"
             " find /etc/iscsi/nodes /etc/iscsi/send_targets -type f",
