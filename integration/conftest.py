@@ -123,8 +123,7 @@ def serve(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             product.check()
         finally:
             started.remove(product)
-            if product.running:
-                product.kill()
+            product.clean_up()
 
 
 @pytest.fixture(scope="module")

@@ -64,6 +64,7 @@ class Product:
         self.api = f"unix:{folder / 'api'}"
         self._advertise = advertise
         self._daemon: subprocess.Popen[bytes] | None = None
+        self._orphans: list[int] = []
         self._names = itertools.count(1)
 
     @property
@@ -111,9 +112,18 @@ class Product:
     def kill(self) -> None:
         """SIGKILL of the daemon alone: its workers must notice by themselves."""
         daemon = self._running()
+        self._orphans += self.worker_pids()
         daemon.kill()
         daemon.wait()
         self._daemon = None
+
+    def clean_up(self) -> None:
+        """Leave no process behind, whatever the product did."""
+        if self._daemon is not None:
+            self.kill()
+        for pid in self._orphans:
+            if _alive(pid):
+                os.kill(pid, signal.SIGKILL)
 
     def kill_workers(self) -> None:
         """SIGKILL of every worker, while the daemon lives."""

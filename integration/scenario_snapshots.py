@@ -113,7 +113,9 @@ def test_rollback_under_an_open_session_needs_force(host_a: Initiator, target: P
     assert _moment(host_a, host_a.mount(device)) == "then"
 
 
-@pytest.mark.parametrize(("kind", "grow"), [("ext4", "resize2fs {device}"), ("xfs", "xfs_growfs {folder}")])
+@pytest.mark.parametrize(
+    ("kind", "grow"), [("ext4", "resize2fs {device}"), ("xfs", "xfs_growfs {folder}")], ids=["ext4", "xfs"]
+)
 def test_a_mounted_file_system_grows_after_a_rescan(host_a: Initiator, target: Product, kind: str, grow: str) -> None:
     group = target.create_group(size="400M")
     device = host_a.connect(group.iqn)
