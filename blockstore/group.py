@@ -24,6 +24,7 @@ from blockstore.api import (
     AlreadyExists,
     CachePolicy,
     ClientRecord,
+    Group,
     GroupRecord,
     Invalid,
     NewVolume,
@@ -310,6 +311,11 @@ class GroupTable:
                 raise AlreadyExists(f"group {name} exists already")
             if other.record.iqn == iqn:
                 raise AlreadyExists(f"IQN {iqn} belongs to group {other.record.name}")
+
+
+def widen(future: Future[StoreGroup]) -> Future[Group]:
+    """The same future under the contract's type (``Future`` is invariant; every StoreGroup is a Group)."""
+    return future  # type: ignore[return-value]
 
 
 def _plan_volumes(

@@ -32,7 +32,7 @@ from blockstore.api import (
     StoreError,
 )
 from blockstore.catalog import Catalog
-from blockstore.group import GroupTable, Plan, StoreGroup
+from blockstore.group import GroupTable, Plan, StoreGroup, widen
 from blockstore.records import (
     CloneMap,
     CreateMap,
@@ -322,8 +322,3 @@ class MemoryPool:
     def _add_map(self, number: int, new: _Map) -> None:
         self.maps[number] = new
         self.next_map = max(self.next_map, number + 1)
-
-
-def widen(future: Future[StoreGroup]) -> Future[Group]:
-    """The same future under the contract's type (``Future`` is invariant; every StoreGroup is a Group)."""
-    return future  # type: ignore[return-value]

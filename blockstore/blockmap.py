@@ -1,0 +1,409 @@
+"""The block maps: for every volume and snapshot, which block holds each grain, and its checksum.
+
+A map's root lists pages of 4,096 leaf ids; a leaf holds 512 entries and checksums. Leaves and pages lie in two arenas
+of plain typed memory, so that a look-up is three index operations and no object exists per block. Maps share nodes by
+copy-on-write. This module knows neither files nor journals; ``checkpoint`` saves what is dirty, the sweep frees nodes.
+
+Invariants: a node is changed in place only if ``born >= map.generation``, for ever; node 0 of both kinds is empty and
+never changed; an image begun by ``switch`` gets each node's bytes as they were at the switch.
+"""
+
+from __future__ import annotations
+
+import mmap
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from blockstore.api import OutOfSpace
+from blockstore.layout import (
+    LEAF_ENTRIES,
+    LEAF_SHIFT,
+    PAGE_ENTRIES,
+    PAGE_NODE,
+    PAGE_SHIFT,
+    UNIT_SHIFT,
+)
+from blockstore.records import (
+    CloneMap,
+    Crcs,
+    CreateMap,
+    DeleteMap,
+    MapEdit,
+    ResizeMap,
+    RollbackMap,
+    SnapMap,
+    Trim,
+    Write,
+)
+
+FREE, CLEAN, DIRTY, TO_SAVE, RETIRED = range(5)
+"""A node's state: unused; as the last image has it; changed since; changed before the switch and not yet copied into
+the image being made; unreferenced, its id not yet reusable."""
+
+LEAF_MASK = LEAF_ENTRIES - 1
+PAGE_MASK = PAGE_ENTRIES - 1
+PAGE_GRAIN_SHIFT = LEAF_SHIFT + PAGE_SHIFT  # grains to pages
+
+_MAP_NORESERVE = 0x4000  # Linux: reserve addresses, not memory; CPython names it from 3.13 on only
+Ids = npt.NDArray[np.int64]
+
+
+def _reserve(length: int) -> mmap.mmap:
+    """Zeroed memory that the kernel supplies page by page as it is touched, so arenas never move or copy."""
+    return mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+
+
+class Nodes:
+    """Ids, ages and states of the nodes of one kind. Rows of content belong to the subclasses."""
+
+    what = "node"
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.top = 1  # ids from here on were never used
+        self.free_ids: list[int] = []
+        self.born = memoryview(_reserve(capacity * 8)).cast("Q")
+        self.state = memoryview(_reserve(capacity))
+        self.dirty: list[int] = []
+        self.state[0] = CLEAN
+
+    @property
+    def available(self) -> int:
+        return self.capacity - self.top + len(self.free_ids)
+
+    @property
+    def used(self) -> int:
+        return self.top - 1 - len(self.free_ids)
+
+    def take(self, generation: int) -> int:
+        """A new node's id, dirty; its row holds anything. The caller has made sure that one is available."""
+        if self.free_ids:
+            node = self.free_ids.pop()
+        else:
+            node = self.top
+            self.top += 1
+        self.born[node] = generation
+        self.state[node] = DIRTY
+        self.dirty.append(node)
+        return node
+
+    def adopt(self, node: int, born: int) -> None:
+        """A node that a checkpoint holds; afterwards ``finish_loading``."""
+        if not 0 < node < self.capacity:
+            raise OutOfSpace(f"{self.what} id {node}: map memory is sized for {self.capacity}")
+        self.born[node] = born
+        self.state[node] = CLEAN
+        self.top = max(self.top, node + 1)
+
+    def finish_loading(self) -> None:
+        states = np.frombuffer(self.state, np.uint8, self.top)
+        self.free_ids = np.flatnonzero(states == FREE)[::-1].tolist()
+
+    def blob(self, node: int) -> bytes:
+        """The node's body as it is stored."""
+        raise AssertionError("each kind has its own")
+
+
+class Leaves(Nodes):
+    what = "leaf"
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__(capacity)
+        entries, crcs = _reserve(capacity * LEAF_ENTRIES * 8), _reserve(capacity * LEAF_ENTRIES * 4)
+        self.entries = memoryview(entries).cast("Q")
+        self.crcs = memoryview(crcs).cast("I")
+        self.entry_array = np.frombuffer(entries, np.uint64)
+        self.crc_array = np.frombuffer(crcs, np.uint32)
+
+    def copy(self, source: int, to: int) -> None:
+        at, of = to << LEAF_SHIFT, source << LEAF_SHIFT
+        self.entry_array[at : at + LEAF_ENTRIES] = self.entry_array[of : of + LEAF_ENTRIES]
+        self.crc_array[at : at + LEAF_ENTRIES] = self.crc_array[of : of + LEAF_ENTRIES]
+
+    def blob(self, node: int) -> bytes:
+        at = node << LEAF_SHIFT
+        return self.entry_array[at : at + LEAF_ENTRIES].tobytes() + self.crc_array[at : at + LEAF_ENTRIES].tobytes()
+
+    def load(self, node: int, born: int, body: memoryview) -> None:
+        self.adopt(node, born)
+        at = node << LEAF_SHIFT
+        self.entry_array[at : at + LEAF_ENTRIES] = np.frombuffer(body, np.uint64, LEAF_ENTRIES)
+        self.crc_array[at : at + LEAF_ENTRIES] = np.frombuffer(body, np.uint32, LEAF_ENTRIES, LEAF_ENTRIES * 8)
+
+
+class Pages(Nodes):
+    what = "page"
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__(capacity)
+        ids = _reserve(capacity * PAGE_ENTRIES * 4)
+        self.ids = memoryview(ids).cast("I")
+        self.id_array = np.frombuffer(ids, np.uint32)
+
+    def copy(self, source: int, to: int) -> None:
+        at, of = to << PAGE_SHIFT, source << PAGE_SHIFT
+        self.id_array[at : at + PAGE_ENTRIES] = self.id_array[of : of + PAGE_ENTRIES]
+
+    def row(self, node: int) -> npt.NDArray[np.uint32]:
+        return self.id_array[node << PAGE_SHIFT : (node + 1) << PAGE_SHIFT]
+
+    def blob(self, node: int) -> bytes:
+        return self.row(node).tobytes()
+
+    def load(self, node: int, born: int, body: memoryview) -> None:
+        self.adopt(node, born)
+        self.row(node)[:] = np.frombuffer(body, np.uint32)
+
+
+@dataclass(slots=True)
+class Map:
+    """One volume's, or one frozen, map. Mutable; owned by BlockMap."""
+
+    number: int
+    size: int
+    generation: int
+    """Nodes born before it are shared with another map, or may be."""
+    root: array[int] = field(default_factory=lambda: array("I"))
+    """Page ids; 0: nothing mapped in these 8 GiB."""
+    mapped: int = 0
+    """Grains that are mapped."""
+
+
+def pages_for(size: int) -> int:
+    """Root entries of a map of ``size`` bytes."""
+    return -(-size >> (UNIT_SHIFT + PAGE_GRAIN_SHIFT))  # rounded up
+
+
+class BlockMap:
+    """All maps of a pool, their nodes, and the generation. ``capacity``: leaves that may exist at once."""
+
+    def __init__(self, capacity: int) -> None:
+        self.leaves = Leaves(capacity)
+        self.pages = Pages(capacity // 16)
+        self._spare = capacity // 256
+        self.gone: list[int] = []  # ids of retired nodes that the next image must delete
+        self.maps: dict[int, Map] = {}
+        self.generation = 1
+        self.next_map = 1
+        self.dropped = 0  # entries replaced or trimmed since the last sweep: what a sweep may bring back, at most
+        self.dirty_maps: set[int] = set()
+        self.deleted_maps: list[int] = []
+        self.copy_aside: Callable[[int, int, bytes], None] = _no_image
+        """(node id, born, body): a node of the image being made is about to change or go."""
+
+    # ------------------------------------------------------------------------------------------------ look-up
+
+    def leaf_of(self, of: Map, grain: int) -> int:
+        page = of.root[grain >> PAGE_GRAIN_SHIFT]
+        return self.pages.ids[page << PAGE_SHIFT | (grain >> LEAF_SHIFT & PAGE_MASK)]
+
+    def entry(self, of: Map, grain: int) -> tuple[int, int]:
+        """(entry, crc32c) of a grain."""
+        at = self.leaf_of(of, grain) << LEAF_SHIFT | (grain & LEAF_MASK)
+        return self.leaves.entries[at], self.leaves.crcs[at]
+
+    # ------------------------------------------------------------------------------------------------ changes
+
+    def can_take(self, grains: int, pieces: int) -> bool:
+        """Whether ``pieces`` runs of ``grains`` together can be mapped without running out of nodes."""
+        leaves, pages = 2 * pieces + (grains >> LEAF_SHIFT), 2 * pieces
+        if grains:  # trims get the last nodes: they are what heals a full pool
+            leaves, pages = leaves + self._spare, pages + self._spare
+        return self.leaves.available >= leaves and self.pages.available >= pages
+
+    def write_one(self, to: Map, grain: int, entry: int, crc: int) -> None:
+        """Map one grain. Fast path: bench/store.py; ``write`` does the same for any run, and a test says so."""
+        leaf = self.leaf_of(to, grain)
+        leaves = self.leaves
+        if leaves.born[leaf] < to.generation or leaves.state[leaf] != DIRTY:
+            leaf = self._writable_leaf(to, grain)
+        at = leaf << LEAF_SHIFT | (grain & LEAF_MASK)
+        if leaves.entries[at]:
+            self.dropped += 1
+        else:
+            to.mapped += 1
+            self.dirty_maps.add(to.number)
+        leaves.entries[at] = entry
+        leaves.crcs[at] = crc
+
+    def write(self, to: Map, grain: int, entry: int, crcs: Crcs) -> None:
+        """Map consecutive grains to consecutive blocks."""
+        done, count = 0, len(crcs)
+        while done < count:
+            leaf = self._writable_leaf(to, grain + done)
+            first = (grain + done) & LEAF_MASK
+            piece = min(count - done, LEAF_ENTRIES - first)
+            at = leaf << LEAF_SHIFT | first
+            entries = self.leaves.entry_array[at : at + piece]
+            self._count_replaced(to, entries, gained=piece)
+            entries[:] = np.arange(entry + done, entry + done + piece, dtype=np.uint64)
+            self.leaves.crc_array[at : at + piece] = crcs[done : done + piece]
+            done += piece
+
+    def trim(self, to: Map, grain: int, count: int) -> None:
+        """Unmap grains. Whole leaves go by zeroing their parent's entry; the sweep finds them."""
+        end = grain + count
+        while grain < end:
+            leaf = self.leaf_of(to, grain)
+            piece = min(end - grain, LEAF_ENTRIES - (grain & LEAF_MASK))
+            if leaf == 0:
+                grain = self._skip_unmapped(to, grain, end)
+                continue
+            if piece == LEAF_ENTRIES:
+                at = leaf << LEAF_SHIFT
+                self._count_replaced(to, self.leaves.entry_array[at : at + piece], gained=0)
+                page = self._writable_page(to, grain >> PAGE_GRAIN_SHIFT)
+                self.pages.ids[page << PAGE_SHIFT | (grain >> LEAF_SHIFT & PAGE_MASK)] = 0
+            else:
+                self._trim_in_leaf(to, grain, piece)
+            grain += piece
+
+    def apply(self, record: MapEdit | Write | Trim) -> None:
+        """Carry out a record of a committed batch, in journal order; replay does exactly the same."""
+        match record:
+            case Write(number, grain, entry, crcs):
+                self.write(self.maps[number], grain, entry, crcs)
+            case Trim(number, grain, count):
+                self.trim(self.maps[number], grain, count)
+            case CreateMap(number, size):
+                self._add(Map(number, size, self.generation, array("I", bytes(4 * pages_for(size)))))
+            case SnapMap(number, source) | CloneMap(number, source):
+                self._share(number, self.maps[source])
+            case RollbackMap(number, source):
+                self._roll_back(self.maps[number], self.maps[source])
+            case ResizeMap(number, size):
+                self._resize(self.maps[number], size)
+            case DeleteMap(number):
+                self.dropped += self.maps.pop(number).mapped
+                self.dirty_maps.discard(number)
+                self.deleted_maps.append(number)
+
+    def _add(self, new: Map) -> None:
+        self.maps[new.number] = new
+        self.next_map = max(self.next_map, new.number + 1)
+        self.dirty_maps.add(new.number)
+
+    def _share(self, number: int, source: Map) -> None:
+        self.generation += 1
+        source.generation = self.generation
+        self._add(Map(number, source.size, self.generation, source.root[:], source.mapped))
+        self.dirty_maps.add(source.number)
+
+    def _roll_back(self, to: Map, source: Map) -> None:
+        self.generation += 1
+        self.dropped += to.mapped
+        to.root, to.size, to.mapped = source.root[:], source.size, source.mapped
+        to.generation = source.generation = self.generation
+        self.dirty_maps.update((to.number, source.number))
+
+    def _resize(self, to: Map, size: int) -> None:
+        to.root.extend([0] * (pages_for(size) - len(to.root)))
+        to.size = size
+        self.dirty_maps.add(to.number)
+
+    def _count_replaced(self, to: Map, entries: npt.NDArray[np.uint64], *, gained: int) -> None:
+        replaced = int(np.count_nonzero(entries))
+        self.dropped += replaced
+        if gained != replaced:
+            to.mapped += gained - replaced
+            self.dirty_maps.add(to.number)
+
+    def _trim_in_leaf(self, to: Map, grain: int, count: int) -> None:
+        at = self.leaf_of(to, grain) << LEAF_SHIFT | (grain & LEAF_MASK)
+        if not self.leaves.entry_array[at : at + count].any():
+            return
+        at = self._writable_leaf(to, grain) << LEAF_SHIFT | (grain & LEAF_MASK)
+        entries = self.leaves.entry_array[at : at + count]
+        self._count_replaced(to, entries, gained=0)
+        entries[:] = 0
+        self.leaves.crc_array[at : at + count] = 0
+
+    def _skip_unmapped(self, of: Map, grain: int, end: int) -> int:
+        """The first grain behind the unmapped leaf, or page, that holds ``grain``."""
+        shift = PAGE_GRAIN_SHIFT if of.root[grain >> PAGE_GRAIN_SHIFT] == 0 else LEAF_SHIFT
+        return min(end, ((grain >> shift) + 1) << shift)
+
+    # ------------------------------------------------------------------------------------------------ copy-on-write
+
+    def _writable_leaf(self, to: Map, grain: int) -> int:
+        """The id of a leaf for ``grain`` that may be changed in place now."""
+        leaves, leaf = self.leaves, self.leaf_of(to, grain)
+        if leaves.born[leaf] >= to.generation:
+            self._touch(leaves, leaf, 0)
+            return leaf
+        page = self._writable_page(to, grain >> PAGE_GRAIN_SHIFT)
+        new = leaves.take(self.generation)
+        leaves.copy(leaf, new)
+        self.pages.ids[page << PAGE_SHIFT | (grain >> LEAF_SHIFT & PAGE_MASK)] = new
+        return new
+
+    def _writable_page(self, to: Map, index: int) -> int:
+        pages, page = self.pages, to.root[index]
+        if pages.born[page] >= to.generation:
+            self._touch(pages, page, PAGE_NODE)
+            return page
+        new = pages.take(self.generation)
+        pages.copy(page, new)
+        to.root[index] = new
+        self.dirty_maps.add(to.number)
+        return new
+
+    def _touch(self, nodes: Leaves | Pages, node: int, base: int) -> None:
+        """``node`` is about to change in place: the image being made must have its old bytes."""
+        state = nodes.state[node]
+        if state == DIRTY:
+            return
+        if state == TO_SAVE:
+            self.copy_aside(base + node, nodes.born[node], nodes.blob(node))
+        nodes.state[node] = DIRTY
+        nodes.dirty.append(node)
+
+    def retire(self, nodes: Leaves | Pages, node: int, base: int) -> None:
+        """Nothing references ``node`` any more; its id waits for ``recycle``."""
+        if nodes.state[node] == TO_SAVE:
+            self.copy_aside(base + node, nodes.born[node], nodes.blob(node))
+        nodes.state[node] = RETIRED
+        self.gone.append(base + node)
+
+    def recycle(self, gone: list[int]) -> None:
+        """No image names these retired nodes any more."""
+        for node in gone:
+            nodes = self.pages if node >= PAGE_NODE else self.leaves
+            nodes.state[node & (PAGE_NODE - 1)] = FREE
+            nodes.free_ids.append(node & (PAGE_NODE - 1))
+
+    # ------------------------------------------------------------------------------------------------ the image
+
+    def switch(self, nodes: Nodes) -> list[int]:
+        """Begin an image: the ids that it must save. Until saved, a change copies the node aside first."""
+        dirty = [node for node in nodes.dirty if nodes.state[node] == DIRTY]
+        nodes.dirty = []
+        for node in dirty:
+            nodes.state[node] = TO_SAVE
+        return dirty
+
+    def forget_dirty(self) -> None:
+        """Everything was saved at once (recovery)."""
+        for nodes in (self.leaves, self.pages):
+            for node in nodes.dirty:
+                nodes.state[node] = CLEAN
+            nodes.dirty = []
+        self.dirty_maps, self.deleted_maps = set(), []
+
+    def reachable(self) -> tuple[Ids, Ids]:
+        """(page ids, leaf ids) that some map references."""
+        roots = [np.asarray(one.root, np.int64) for one in self.maps.values()]
+        page_ids = np.unique(np.concatenate([np.zeros(1, np.int64), *roots]))[1:]
+        seen = np.zeros(self.leaves.top, np.bool_)
+        for page in page_ids.tolist():
+            seen[self.pages.row(page)] = True
+        seen[0] = False
+        return page_ids, np.flatnonzero(seen)
+
+
+def _no_image(node: int, born: int, body: bytes) -> None:
+    raise AssertionError(f"node {node} is to be saved, but no image is being made")

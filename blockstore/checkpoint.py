@@ -1,0 +1,190 @@
+"""``meta.db``: the checkpointed maps, the catalogue, and the one row that says where replay begins.
+
+Only SQL and blobs live here; when an image is made and of what is ``saver``'s. One transaction writes an image, and its
+commit is the pool's only commit point: ``ckpt_epoch`` is the superblock. Every blob carries its own crc32c.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from uuid import UUID
+
+from blockstore.api import Corrupt
+from blockstore.blockmap import BlockMap, Map, pages_for
+from blockstore.catalog import Catalog
+from blockstore.layout import (
+    LEAF_BYTES,
+    PAGE_BYTES,
+    PAGE_NODE,
+    VERSION,
+    FormatError,
+    pack_node,
+    parse_node,
+)
+
+_SCHEMA = """
+CREATE TABLE pool (
+    uuid TEXT NOT NULL, version INTEGER NOT NULL, features INTEGER NOT NULL, name TEXT NOT NULL,
+    journal_size INTEGER NOT NULL, ckpt_epoch INTEGER NOT NULL, chain_seed INTEGER NOT NULL,
+    next_seq INTEGER NOT NULL, generation INTEGER NOT NULL, next_map INTEGER NOT NULL,
+    high_water INTEGER NOT NULL, boot_id TEXT NOT NULL);
+CREATE TABLE node (id INTEGER PRIMARY KEY, born INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE TABLE root (map INTEGER PRIMARY KEY, size INTEGER NOT NULL, generation INTEGER NOT NULL,
+    mapped INTEGER NOT NULL, pages BLOB NOT NULL);
+CREATE TABLE catalog (kind TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY (kind, key));
+"""
+_WAL_LIMIT = 64 << 20  # bytes that the log keeps after a large checkpoint; guessed
+
+
+@dataclass(frozen=True, slots=True)
+class Superblock:
+    """The row of table ``pool``: an image is complete up to batch ``next_seq`` - 1."""
+
+    uuid: UUID
+    name: str
+    journal_size: int
+    ckpt_epoch: int
+    """Replay begins in the journal of this epoch, at batch ``next_seq``..."""
+    chain_seed: int
+    """...which carries this as ``prev_crc``."""
+    next_seq: int
+    generation: int
+    next_map: int
+    high_water: int
+    boot_id: str
+
+
+_COLUMNS = [column.name for column in fields(Superblock)]
+
+NodeRow = tuple[int, int, bytes]
+"""(node id, born, body)."""
+RootRow = tuple[int, int, int, int, bytes]
+"""(map, size, generation, mapped, page ids)."""
+CatalogRow = tuple[str, str, bytes]
+
+
+def root_row(one: Map) -> RootRow:
+    return one.number, one.size, one.generation, one.mapped, one.root.tobytes()
+
+
+class MetaDb:
+    """The database. Used by one thread at a time; the loop thread only before serving. Raises sqlite3.Error."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+        self._db.execute(f"PRAGMA journal_size_limit={_WAL_LIMIT}")
+
+    def create(self, superblock: Superblock) -> None:
+        """Tables and the first superblock, in one transaction: a crash leaves an empty database or a whole one."""
+        self._db.execute("BEGIN IMMEDIATE")
+        for statement in _SCHEMA.split(";")[:-1]:
+            self._db.execute(statement)
+        self._put_superblock(superblock)
+        self._db.execute("COMMIT")
+
+    @property
+    def exists(self) -> bool:
+        """Whether ``create`` was committed."""
+        return self._db.execute("SELECT 1 FROM sqlite_master WHERE name='pool'").fetchone() is not None
+
+    def superblock(self) -> Superblock:
+        """Raises Corrupt when it is missing or of an unknown version."""
+        row = self._db.execute(f"SELECT version, features, {', '.join(_COLUMNS)} FROM pool").fetchone()
+        if row is None:
+            raise Corrupt("meta.db: table pool is empty")
+        version, features, uuid, *rest = row
+        if version != VERSION or features != 0:
+            raise Corrupt(f"meta.db: version {version}, features {features:#x}; known is version {VERSION}, features 0")
+        return Superblock(UUID(uuid), *rest)
+
+    def load(self, blockmap: BlockMap, catalog: Catalog) -> None:
+        """Fill empty maps and catalogue from the image. Raises Corrupt."""
+        try:
+            for node, born, body in self.nodes():
+                if node >= PAGE_NODE:
+                    blockmap.pages.load(node - PAGE_NODE, born, body)
+                else:
+                    blockmap.leaves.load(node, born, body)
+            for root in self.roots():
+                blockmap.maps[root.number] = root
+        except FormatError as error:
+            raise Corrupt(f"meta.db: {error}") from error
+        blockmap.leaves.finish_loading()
+        blockmap.pages.finish_loading()
+        for kind, key, value in self.catalog():
+            catalog.load(kind, key, value)
+
+    def nodes(self) -> Iterator[tuple[int, int, memoryview]]:
+        """(node id, born, body). Raises FormatError."""
+        for node, born, data in self._db.execute("SELECT id, born, data FROM node ORDER BY id"):
+            yield node, born, parse_node(data, PAGE_BYTES if node >= PAGE_NODE else LEAF_BYTES)
+
+    def roots(self) -> Iterator[Map]:
+        """Raises FormatError."""
+        for number, size, generation, mapped, data in self._db.execute("SELECT * FROM root ORDER BY map"):
+            root = array("I")
+            root.frombytes(parse_node(data, 4 * pages_for(size)))
+            yield Map(number, size, generation, root, mapped)
+
+    def catalog(self) -> Iterator[CatalogRow]:
+        """Raises Corrupt."""
+        for kind, key, data in self._db.execute("SELECT kind, key, value FROM catalog ORDER BY kind, key"):
+            try:
+                yield kind, key, bytes(parse_node(data, len(data) - 4))
+            except FormatError as error:
+                raise Corrupt(f"meta.db: catalogue value {kind} {key}: {error}") from error
+
+    def integrity_errors(self) -> list[str]:
+        """What SQLite finds wrong with its own file."""
+        rows = [row[0] for row in self._db.execute("PRAGMA integrity_check")]
+        return [] if rows == ["ok"] else rows
+
+    # --------------------------------------------------------------------------------------------- one image
+
+    def begin(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def put_nodes(self, rows: Iterable[NodeRow]) -> None:
+        self._db.executemany(
+            "REPLACE INTO node VALUES (?, ?, ?)", ((node, born, pack_node(body)) for node, born, body in rows)
+        )
+
+    def delete_nodes(self, ids: Iterable[int]) -> None:
+        self._db.executemany("DELETE FROM node WHERE id = ?", ((node,) for node in ids))
+
+    def put_roots(self, rows: Iterable[RootRow], deleted: Iterable[int]) -> None:
+        self._db.executemany("DELETE FROM root WHERE map = ?", ((number,) for number in deleted))
+        self._db.executemany(
+            "REPLACE INTO root VALUES (?, ?, ?, ?, ?)",
+            ((number, size, generation, mapped, pack_node(pages)) for number, size, generation, mapped, pages in rows),
+        )
+
+    def put_catalog(self, rows: Iterable[tuple[str, str, bytes | None]]) -> None:
+        """None as value: the row goes."""
+        for kind, key, value in rows:
+            if value is None:
+                self._db.execute("DELETE FROM catalog WHERE kind = ? AND key = ?", (kind, key))
+            else:
+                self._db.execute("REPLACE INTO catalog VALUES (?, ?, ?)", (kind, key, pack_node(value)))
+
+    def commit(self, superblock: Superblock) -> None:
+        self._put_superblock(superblock)
+        self._db.execute("COMMIT")
+
+    def roll_back(self) -> None:
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _put_superblock(self, superblock: Superblock) -> None:
+        self._db.execute("DELETE FROM pool")
+        values = [superblock.uuid.hex, *(getattr(superblock, name) for name in _COLUMNS[1:])]
+        self._db.execute(
+            f"INSERT INTO pool (version, features, {', '.join(_COLUMNS)}) VALUES (?, 0{', ?' * len(_COLUMNS)})",
+            (VERSION, *values),
+        )

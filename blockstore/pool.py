@@ -1,0 +1,582 @@
+"""The embedded pool: opening a directory, wiring the parts together, and their life until close or fail-stop.
+
+State and wiring only. What a batch is, is ``writer``'s; durability ``flush``'s; images ``saver``'s; free blocks
+``space``'s and ``reclaim``'s; verbs ``group``'s. Invariant: once ``reason`` is set nothing is appended, committed to
+``meta.db`` or acknowledged as durable any more; reads go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+from uuid import UUID, uuid4
+
+from blockstore import journal as journals
+from blockstore.allocator import Allocator
+from blockstore.api import (
+    CachePolicy,
+    ClientRecord,
+    Closed,
+    Corrupt,
+    Done,
+    FailStopped,
+    Group,
+    Invalid,
+    NewVolume,
+    OutOfSpace,
+    PoolStatistics,
+    Runner,
+    StoreError,
+    Undecided,
+)
+from blockstore.checkpoint import MetaDb, Superblock
+from blockstore.device import Directory, File, HostDirectory, SyncGate
+from blockstore.flush import FlushRounds
+from blockstore.group import GroupTable, Plan, StoreGroup, widen
+from blockstore.journal import Journal
+from blockstore.layout import SECTOR, UNIT, UNIT_SHIFT, pack_data_header, pack_edit
+from blockstore.reclaim import Sweep
+from blockstore.records import Delete, Edit, Put
+from blockstore.recovery import DATA, Replay, finish, open_files, replay, sync_before_reading
+from blockstore.runner import CountingRunner
+from blockstore.saver import Checkpointer
+from blockstore.space import Space
+from blockstore.stats import Counters
+from blockstore.volume import EngineVolume
+from blockstore.writer import BatchWriter
+
+T = TypeVar("T")
+
+RESERVE = "reserve"
+_HOUSEKEEPING = 1.0  # seconds between looks at what should be done in the background
+_SWEEP_SHARE = 20  # a sweep is followed by at least so many times its own duration without one
+_SWEEP_LEAST = 256  # dropped blocks (1 MiB) below which the background does not sweep
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What may differ from machine to machine. Bytes and seconds."""
+
+    grow_step: int = 1 << 30
+    """The data file grows ahead by so much."""
+    keep_free: int = 1 << 30
+    """So much free space stays allocated in the host; more is given back."""
+    unsynced_cap: int = 256 << 20
+    """Data that no sync has covered: beyond half of it a sync is begun and writers are slowed."""
+    map_leaves: int = 1 << 22
+    """Leaves (2 MiB of a volume each) that fit into memory: 6 KiB each, as they are used."""
+    reserve: int = 16 << 20
+    """Kept aside in the host file system so that a checkpoint can finish when that is full."""
+    checkpoint_interval: float = 60.0
+
+
+def open_pool(
+    path: Path,
+    runner: Runner,
+    *,
+    create: bool = False,
+    name: str = "",
+    size_limit: int | None = None,
+    journal_size: int = 64 << 20,
+    tuning: Tuning | None = None,
+) -> EnginePool:
+    """Lock the directory, recover what is there, serve it.
+
+    ``create``: make the pool if there is none; ``name`` (default: the directory's) and ``journal_size`` count only
+    then.
+    ``size_limit``: bytes that the data file may have; None: as many as the host gives.
+    Raises Locked, Corrupt, Invalid, OSError.
+    """
+    directory = HostDirectory(path, create=create)
+    try:
+        return open_directory(
+            directory,
+            runner,
+            create=create,
+            name=name or path.name,
+            size_limit=size_limit,
+            journal_size=journal_size,
+            tuning=tuning or Tuning(),
+        )
+    except BaseException:
+        directory.close()
+        raise
+
+
+def open_directory(
+    directory: Directory,
+    runner: Runner,
+    *,
+    create: bool,
+    name: str,
+    size_limit: int | None,
+    journal_size: int,
+    tuning: Tuning,
+) -> EnginePool:
+    """As ``open_pool``, over any Directory; the caller closes it if this raises."""
+    if create and _is_unborn(directory):
+        _create(directory, name, journal_size)
+    database, data = open_files(directory)
+    try:
+        sync_before_reading(directory, data)
+        state = replay(directory, database, data, tuning.map_leaves)
+        journal = finish(directory, database, data, state)
+    except BaseException:
+        data.close()
+        database.close()
+        raise
+    return EnginePool(directory, database, data, journal, state, runner, size_limit, tuning)
+
+
+def _is_unborn(directory: Directory) -> bool:
+    """Whether there is no pool, or only the beginnings of one. The commit that makes ``meta.db`` whole is its birth."""
+    if directory.exists("meta.db"):
+        database = MetaDb(directory.database())
+        try:
+            if database.exists:
+                return False
+        finally:
+            database.close()
+    if directory.exists(DATA):
+        data = directory.open(DATA)
+        try:
+            if data.size() > UNIT:
+                raise Corrupt(f"data has {data.size()} bytes but meta.db holds no pool: not overwritten")
+        finally:
+            data.close()
+    return True
+
+
+def _create(directory: Directory, name: str, journal_size: int) -> None:
+    if journal_size < journals.MIN_SIZE or journal_size % SECTOR:
+        raise Invalid(f"journal size {journal_size}: allowed are multiples of {SECTOR} from {journals.MIN_SIZE} bytes")
+    uuid = uuid4()
+    journals.create_files(directory, journal_size)
+    data = directory.open(DATA, create=True)
+    data.write(0, (pack_data_header(uuid, device=0),))
+    data.sync()
+    data.close()
+    database = MetaDb(directory.database())
+    directory.sync()
+    database.create(
+        Superblock(
+            uuid=uuid,
+            name=name,
+            journal_size=journal_size,
+            ckpt_epoch=1,
+            chain_seed=0,
+            next_seq=1,
+            generation=1,
+            next_map=1,
+            high_water=1,
+            boot_id=directory.boot_id(),
+        )
+    )
+    database.close()
+    directory.sync()
+
+
+class EnginePool:
+    """api.Pool over one directory."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        database: MetaDb,
+        data: File,
+        journal: Journal,
+        state: Replay,
+        runner: Runner,
+        size_limit: int | None,
+        tuning: Tuning,
+    ) -> None:
+        self.runner = CountingRunner(runner)
+        self.data = data
+        self.blockmap = state.blockmap
+        self.counters = Counters()
+        self.catalog = state.catalog
+        self.recovered = state
+        self.reason: str | None = None
+        self._directory = directory
+        self._database = database
+        self._journal = journal
+        self._superblock = state.superblock
+        self._size_limit = size_limit
+        self._tuning = tuning
+        self._gate = SyncGate()
+        self._build(size_limit, tuning)
+        self._table = GroupTable(self)
+        self._closing: Future[None] | None = None
+        self._sweep: Sweep | None = None
+        self._opening_sweep_done = False
+        self._sweep_waiters: list[Future[int]] = []
+        self._next_sweep_waiters: list[Future[int]] = []
+        self._sweep_began = self._sweep_ended = self._checkpointed = self.runner.now()
+        self._checkpoint_due = False
+        self._reclaim_due = False
+        self._reserve(tuning.reserve)
+        self._cancel_housekeeping = self.runner.call_later(_HOUSEKEEPING, self._housekeep)
+        self.runner.call_soon(self._begin_sweep)
+
+    def _build(self, size_limit: int | None, tuning: Tuning) -> None:
+        """The parts, each told what it may ask of the others."""
+        blocks = self.data.size() >> UNIT_SHIFT
+        self._rounds = FlushRounds(
+            self.runner,
+            self._gate,
+            self.data,
+            self._journal,
+            fail_stop=self._fail_stop,
+            append_empty=self._append_empty,
+        )
+        self.writer = BatchWriter(
+            self.runner,
+            self.data,
+            self._journal,
+            self.blockmap,
+            self._rounds,
+            unsynced_cap=tuning.unsynced_cap,
+            fail_stop=self._fail_stop,
+            need_checkpoint=self._need_checkpoint,
+        )
+        self._space = self.writer.space = Space(
+            self.runner,
+            self.data,
+            Allocator(min(self.recovered.high_water, blocks), blocks),
+            limit=None if size_limit is None else size_limit >> UNIT_SHIFT,
+            step=tuning.grow_step >> UNIT_SHIFT,
+            keep=tuning.keep_free >> UNIT_SHIFT,
+            join=self.writer.join,
+            reclaim=self._reclaim,
+        )
+        self._checkpointer = Checkpointer(
+            self.runner,
+            self._gate,
+            self._database,
+            self.data,
+            self._journal,
+            self.blockmap,
+            self.catalog,
+            self._superblock,
+            cut=self.writer.cut,
+            seal=self._space.seal,
+            release=self._checkpoint_committed,
+            make_room=self._release_reserve,
+            fail_stop=self._fail_stop,
+        )
+
+    # ------------------------------------------------------------------------------------------------ the contract
+
+    @property
+    def uuid(self) -> UUID:
+        return self._superblock.uuid
+
+    @property
+    def name(self) -> str:
+        return self._superblock.name
+
+    @property
+    def groups(self) -> dict[str, StoreGroup]:
+        return self._table.groups
+
+    def create_group(
+        self,
+        name: str,
+        *,
+        iqn: str,
+        volumes: Sequence[NewVolume],
+        clients: Sequence[ClientRecord] = (),
+        cache: CachePolicy = CachePolicy.WRITEBACK,
+    ) -> Future[Group]:
+        return widen(self._table.create(name, iqn=iqn, volumes=volumes, clients=clients, cache=cache))
+
+    def clone_group(
+        self, group: str, snapshot: str, name: str, *, iqn: str, clients: Sequence[ClientRecord]
+    ) -> Future[Group]:
+        return widen(self._table.clone(group, snapshot, name, iqn=iqn, clients=clients))
+
+    def delete_group(self, name: str) -> Future[None]:
+        return self._table.delete(name)
+
+    def barrier(self, done: Done) -> None:
+        self.writer.after_commit(
+            lambda: done(Undecided("a journal append failed before") if self.writer.undecided else None)
+        )
+
+    def flush(self, done: Done) -> None:
+        """Make everything acknowledged before this call durable; ``done`` after the round that did it."""
+
+        def join() -> None:
+            if self.writer.refusal is not None:
+                done(self.writer.refusal)
+            elif not self._journal.unsynced:
+                done(None)
+            else:
+                self._rounds.join(done)
+
+        self.writer.after_commit(join)
+
+    def checkpoint(self) -> Future[None]:
+        future: Future[None] = Future()
+        if self._closing is not None:
+            future.set_exception(Closed("the pool is closed"))
+            return future
+        self._checkpointer.start(lambda error: _resolve(future, error, None))
+        return future
+
+    def sweep(self) -> Future[int]:
+        future: Future[int] = Future()
+        if self.writer.refusal is not None:
+            future.set_exception(self.writer.refusal)
+        else:
+            (self._sweep_waiters if self._sweep is None else self._next_sweep_waiters).append(future)
+            self._begin_sweep()
+        return future
+
+    def statistics(self) -> PoolStatistics:
+        writer, checkpointer, allocator = self.writer, self._checkpointer, self._space.allocator
+        limit = self._size_limit
+        return PoolStatistics(
+            state="serving" if self.reason is None else "fail-stopped",
+            reason=self.reason,
+            size=limit if limit is not None else (allocator.blocks << UNIT_SHIFT) + self._directory.free_bytes(),
+            used=self._space.used << UNIT_SHIFT,
+            pending_free=self._space.pending_blocks << UNIT_SHIFT,
+            counters={
+                "reads": self.counters.reads,
+                "read_bytes": self.counters.read_bytes,
+                "writes": writer.writes,
+                "write_bytes": writer.write_bytes,
+                "delayed_writes": writer.delayed,
+                "batches": writer.batches,
+                "flush_rounds": self._rounds.rounds,
+                "checkpoints": checkpointer.checkpoints,
+                "nodes_saved": checkpointer.nodes_saved,
+                "sweeps": self.counters.sweeps,
+                "swept_bytes": self.counters.swept_bytes,
+                "recovered_batches": self.recovered.batches,
+            },
+        )
+
+    def close(self) -> Future[None]:
+        if self._closing is not None:
+            return self._closing
+        closing: Future[None] = Future()
+        self._closing = closing
+        self._cancel_housekeeping()
+        if self._sweep is not None:
+            self._sweep.stop()
+        if self.reason is None:
+            self._rounds.join(lambda error: self._checkpointer.start(lambda error: self._end()))
+        else:
+            self._end()
+        return closing
+
+    # ------------------------------------------------------------------------------------------------ for groups
+
+    @property
+    def next_map(self) -> int:
+        return self.blockmap.next_map
+
+    def open_volume(self, uuid: UUID, map_number: int) -> EngineVolume:
+        return EngineVolume(self, uuid, self.blockmap.maps[map_number])
+
+    def mapped_bytes(self, map_number: int) -> int:
+        return self.blockmap.maps[map_number].mapped << UNIT_SHIFT
+
+    def control(self, prepare: Callable[[], Plan[T]]) -> Future[T]:
+        future: Future[T] = Future()
+        if self._closing is not None:
+            future.set_exception(Closed("the pool is closed"))
+        else:
+            self.writer.after_commit(lambda: self._control(prepare, future))
+        return future
+
+    def _control(self, prepare: Callable[[], Plan[T]], future: Future[T]) -> None:
+        try:
+            if self.writer.refusal is not None:
+                raise self.writer.refusal
+            plan = prepare()
+            records = [pack_edit(edit) for edit in plan.edits]
+            if not self._journal.fits(sum(map(len, records))):
+                if not self._journal.fits_when_empty(sum(map(len, records))):
+                    raise Invalid(
+                        f"the edit has {sum(map(len, records))} bytes; the journal holds {self._journal.size}"
+                    )
+                self._need_checkpoint()
+                self.writer.wait_for_room(lambda: self._control(prepare, future))
+                return
+            self._append_edits(plan.edits, records)
+        except StoreError as error:
+            future.set_exception(error)
+            return
+        result = plan.result()
+        self._rounds.join(lambda error: _resolve(future, error, result))
+
+    def _append_edits(self, edits: Sequence[Edit], records: list[bytes]) -> None:
+        try:
+            self._journal.append(records)
+        except OSError as error:
+            self._fail_stop(f"journal append failed: {error}")
+            raise Undecided(f"journal append failed: {error}") from error
+        for edit in edits:
+            if isinstance(edit, Put | Delete):
+                self.catalog.apply(edit)
+            else:
+                self.blockmap.apply(edit)
+        self._table.follow(edits)
+
+    # ------------------------------------------------------------------------------------------------ background
+
+    def _append_empty(self) -> None:
+        if self.reason is not None or self._closing is not None or not self._journal.fits(0):
+            return
+        try:
+            self._journal.append([])
+        except OSError as error:
+            self._fail_stop(f"journal append failed: {error}")
+
+    def _need_checkpoint(self) -> None:
+        if not (self._checkpoint_due or self._checkpointer.running):
+            self._checkpoint_due = True
+            self.runner.call_soon(self._checkpoint_now)
+
+    def _checkpoint_now(self) -> None:
+        self._checkpoint_due = False
+        if self.reason is None and not self._checkpointer.running:
+            self._checkpointer.start(self._checkpoint_ended)
+
+    def _checkpoint_ended(self, error: StoreError | None) -> None:
+        if isinstance(error, OutOfSpace):
+            self._space.refuse_all(error)
+
+    def _checkpoint_committed(self) -> None:
+        self._checkpointed = self.runner.now()
+        self._space.release()
+        self.runner.call_soon(self.writer.resume)
+
+    def _reclaim(self) -> bool:
+        """Writes wait for space: whether some may come without anybody freeing any."""
+        if self.reason is not None or self._closing is not None:
+            return False
+        if self._sweep is not None or self._checkpointer.running or self._checkpoint_due or self._reclaim_due:
+            return True
+        if self._space.has_pending:
+            self._need_checkpoint()
+            return True
+        if self.blockmap.dropped or not self._opening_sweep_done:
+            self._reclaim_due = True
+            self.runner.call_soon(self._begin_sweep)
+            return True
+        return False
+
+    def _begin_sweep(self) -> None:
+        self._reclaim_due = False
+        if self._sweep is None and self.reason is None and self._closing is None:
+            self._sweep_began = self.runner.now()
+            self.writer.cut()
+            self._sweep = Sweep(self.runner, self.blockmap, self._space, self._swept)
+            self._sweep.start()
+
+    def _swept(self, freed: int) -> None:
+        self._sweep = None
+        self._opening_sweep_done = True
+        self._sweep_ended = self.runner.now()
+        self.counters.sweeps += 1
+        self.counters.swept_bytes += freed << UNIT_SHIFT
+        waiters, self._sweep_waiters, self._next_sweep_waiters = self._sweep_waiters, self._next_sweep_waiters, []
+
+        def released(error: StoreError | None) -> None:
+            self._checkpoint_ended(error)
+            for future in waiters:
+                _resolve(future, error, freed << UNIT_SHIFT)
+            self._space.changed()
+
+        if freed or self.blockmap.gone:
+            self._checkpointer.start(released)
+        else:
+            released(None)
+        if self._sweep_waiters:
+            self._begin_sweep()
+
+    def _housekeep(self) -> None:
+        """Once a second: a checkpoint when the last one is old, a sweep when enough was dropped."""
+        now = self.runner.now()
+        self._cancel_housekeeping = self.runner.call_later(_HOUSEKEEPING, self._housekeep)
+        if self.reason is not None:
+            return
+        if now - self._checkpointed >= self._tuning.checkpoint_interval and self._journal.position:
+            self._need_checkpoint()
+        rested = now - self._sweep_ended >= _SWEEP_SHARE * (self._sweep_ended - self._sweep_began)
+        if self.blockmap.dropped >= max(_SWEEP_LEAST, self._space.used >> 6) and rested:
+            self._begin_sweep()
+
+    def _reserve(self, length: int) -> None:
+        """Set space aside in the host; without it the pool works on, only with less of a margin."""
+        self._has_reserve = False
+        if not length:
+            return
+        file = self._directory.open(RESERVE, create=True)
+        try:
+            file.allocate(0, length)
+            self._has_reserve = True
+        except OSError:
+            self._directory.remove(RESERVE)
+        finally:
+            file.close()
+
+    def _release_reserve(self) -> bool:
+        if not self._has_reserve:
+            return False
+        self._directory.remove(RESERVE)
+        self._has_reserve = False
+        return True
+
+    # ------------------------------------------------------------------------------------------------ the end
+
+    def _fail_stop(self, reason: str) -> None:
+        """The disk's state is unknown: no write and no commit any more, until recovery has read what is there."""
+        if self.reason is not None:
+            return
+        self.reason = reason
+        self._gate.latch(OSError(reason))
+        self.writer.refusal = FailStopped(reason)
+        self._checkpointer.stop()
+        self._space.stopped = True
+        if self._sweep is not None:
+            self._sweep.stop()
+        self.runner.call_soon(lambda: self._refuse_all(FailStopped(reason)))
+
+    def _refuse_all(self, error: StoreError) -> None:
+        self.writer.refuse_all(error)
+        self._space.refuse_all(error)
+        waiters = self._sweep_waiters + self._next_sweep_waiters
+        self._sweep_waiters, self._next_sweep_waiters = [], []
+        for future in waiters:
+            future.set_exception(error)
+
+    def _end(self) -> None:
+        """The last checkpoint is made, or none will be: refuse everything, let the helpers finish, release the lock."""
+        self._checkpointer.stop()
+        self._rounds.stop()
+        self._space.stopped = True
+        self._refuse_all(Closed("the pool is closed"))
+        self.runner.when_idle(self._release_files)
+
+    def _release_files(self) -> None:
+        self._database.close()
+        self._journal.close()
+        self.data.close()
+        self._directory.close()
+        assert self._closing is not None
+        self._closing.set_result(None)
+
+
+def _resolve(future: Future[T], error: StoreError | None, result: T) -> None:
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)

@@ -1,0 +1,430 @@
+"""api.Volume over a block map: reads that verify every grain, writes that join the pool's batch.
+
+Ragged writes become whole grains here (read-modify-write), all-zero grains become trims, a discard's ragged edges
+become zeros. What a batch does with its members is ``writer``'s. Invariants: no byte is returned whose checksum did not
+match; no grain is read for modification while a write to it is joined and not committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import numpy as np
+from crc32c import crc32c
+
+from blockstore.api import (
+    LOGICAL_BLOCK,
+    Buffer,
+    Done,
+    MediumError,
+    NotFound,
+    OutOfRange,
+    Permit,
+    StoreError,
+    Undecided,
+)
+from blockstore.blockmap import LEAF_MASK, PAGE_GRAIN_SHIFT, PAGE_MASK, Map
+from blockstore.layout import (
+    BLOCK_MASK,
+    LEAF_ENTRIES,
+    LEAF_SHIFT,
+    PAGE_SHIFT,
+    UNIT,
+    UNIT_SHIFT,
+    ZERO_CRC,
+    ZERO_GRAIN,
+)
+from blockstore.records import Crcs
+from blockstore.writer import BATCH_GRAINS
+
+if TYPE_CHECKING:
+    from blockstore.pool import EnginePool
+
+_UNIT_MASK = UNIT - 1
+_SECTOR_MASK = LOGICAL_BLOCK - 1
+_RUN_LIMIT = (8 << 20) >> UNIT_SHIFT  # grains that one unmapped_run looks at: the contract's 8 MiB
+_DISCARD_GRAINS = 1 << 18  # grains (1 GiB) trimmed in one go: up to 512 leaves, about 1 ms
+
+
+class EngineVolume:
+    """One logical unit of the embedded pool."""
+
+    def __init__(self, pool: EnginePool, uuid: UUID, map_: Map) -> None:
+        self.map = map_
+        self.write_through = False
+        self._uuid = uuid
+        self._pool = pool
+        self._writer = pool.writer
+        self._data = pool.data
+        self._blockmap = pool.blockmap
+        self._counters = pool.counters
+        self._page_ids = pool.blockmap.pages.ids
+        self._entries = pool.blockmap.leaves.entries
+        self._crcs = pool.blockmap.leaves.crcs
+        self._entry_array = pool.blockmap.leaves.entry_array
+        self._crc_array = pool.blockmap.leaves.crc_array
+        self._attached = True
+        self._pending: set[int] = set()  # grains of writes that joined and are not committed
+        self._pending_trims: list[range] = []
+
+    @property
+    def uuid(self) -> UUID:
+        return self._uuid
+
+    @property
+    def size(self) -> int:
+        return self.map.size
+
+    def set_write_through(self, write_through: bool) -> None:
+        self.write_through = write_through
+
+    def detach(self) -> None:
+        self._attached = False
+
+    # ------------------------------------------------------------------------------------------------ reading
+
+    def read_now(self, offset: int, into: memoryview) -> bool:
+        if len(into) != UNIT or offset & _UNIT_MASK or self._pending or self._pending_trims or not self._attached:
+            return self._read_any_now(offset, into)
+        # One whole grain, nothing pending: the hot path (bench/store.py); _read_any_now does the same.
+        map_, grain = self.map, offset >> UNIT_SHIFT
+        if offset < 0 or offset >= map_.size:
+            raise self._out_of_range(offset, UNIT)
+        leaf = self._page_ids[map_.root[grain >> PAGE_GRAIN_SHIFT] << PAGE_SHIFT | (grain >> LEAF_SHIFT & PAGE_MASK)]
+        at = leaf << LEAF_SHIFT | (grain & LEAF_MASK)
+        block = self._entries[at]
+        self._counters.reads += 1
+        self._counters.read_bytes += UNIT
+        if not block:
+            into[:] = ZERO_GRAIN
+            return True
+        try:
+            if self._data.read_now(block << UNIT_SHIFT, into) != UNIT:
+                return False
+        except OSError as error:
+            raise MediumError(f"volume {self._uuid}: read of block {block} failed: {error}", offset) from error
+        if crc32c(into) != self._crcs[at]:
+            raise MediumError(f"volume {self._uuid}: checksum of block {block} does not match", offset)
+        return True
+
+    def read(self, offset: int, into: memoryview, done: Done) -> None:
+        try:
+            if self.read_now(offset, into):
+                done(None)
+                return
+        except StoreError as error:
+            done(error)
+            return
+        self._read_in_thread(offset, into, done)
+
+    def unmapped_run(self, offset: int) -> tuple[bool, int]:
+        self._check(offset, 0)
+        first = offset >> UNIT_SHIFT
+        self._settle(range(first, first + _RUN_LIMIT))
+        count = min(_RUN_LIMIT, (self.map.size >> UNIT_SHIFT) - first)
+        entries, _ = self._lookup(first, count)
+        if not count:
+            return False, 0
+        states = entries != 0
+        changes = np.flatnonzero(states != states[0])
+        run = int(changes[0]) if len(changes) else count
+        return bool(states[0]), ((first + run) << UNIT_SHIFT) - offset
+
+    def _read_any_now(self, offset: int, into: memoryview) -> bool:
+        length = len(into)
+        self._check(offset, length)
+        first, end = offset >> UNIT_SHIFT, (offset + length + _UNIT_MASK) >> UNIT_SHIFT
+        if self._pending or self._pending_trims:
+            self._settle(range(first, end))
+        self._counters.reads += 1
+        self._counters.read_bytes += length
+        if not (offset | length) & _UNIT_MASK:
+            return self._read_grains(first, into, wait=False)
+        whole = memoryview(bytearray((end - first) << UNIT_SHIFT))
+        if not self._read_grains(first, whole, wait=False):
+            return False
+        skip = offset & _UNIT_MASK
+        into[:] = whole[skip : skip + length]
+        return True
+
+    def _read_grains(self, first: int, into: memoryview, *, wait: bool) -> bool:
+        """Fill ``into`` with whole grains; False if it would block. Raises MediumError."""
+        count = len(into) >> UNIT_SHIFT
+        entries, crcs = self._lookup(first, count)
+        read = self._data.read if wait else self._data.read_now
+        for start, piece, block in runs_of_blocks(entries):
+            part = into[start << UNIT_SHIFT : (start + piece) << UNIT_SHIFT]
+            try:
+                if not block:
+                    part[:] = bytes(len(part))
+                elif read(block << UNIT_SHIFT, part) != len(part) and not wait:
+                    return False
+            except OSError as error:
+                offset = (first + start) << UNIT_SHIFT
+                raise MediumError(f"volume {self._uuid}: read of block {block} failed: {error}", offset) from error
+        bad = first_mismatch(into, entries, crcs)
+        if bad is not None:
+            offset = (first + bad) << UNIT_SHIFT
+            raise MediumError(f"volume {self._uuid}: checksum of block {int(entries[bad])} does not match", offset)
+        return True
+
+    def _read_in_thread(self, offset: int, into: memoryview, done: Done) -> None:
+        """Warm the cache in a helper thread, then read as if hot. If the cache lost it again, wait for it in place:
+        that is rarer than it is slow. An entry is looked up anew then, so a block that was legally reused while the
+        thread read it is no medium error."""
+        first, end = offset >> UNIT_SHIFT, (offset + len(into) + _UNIT_MASK) >> UNIT_SHIFT
+        entries, _ = self._lookup(first, end - first)
+        runs = [(block, piece) for _, piece, block in runs_of_blocks(entries) if block]
+        data = self._data
+
+        def work() -> None:
+            scratch = memoryview(bytearray(max((piece for _, piece in runs), default=0) << UNIT_SHIFT))
+            for block, piece in runs:
+                data.read(block << UNIT_SHIFT, scratch[: piece << UNIT_SHIFT])
+
+        def finish(error: BaseException | None) -> None:
+            try:
+                if error is not None:
+                    raise MediumError(f"volume {self._uuid}: read failed: {error}", offset)
+                self._read_waiting(offset, into)
+            except StoreError as problem:
+                done(problem)
+            else:
+                done(None)
+
+        self._pool.runner.in_thread(work, finish)
+
+    def _read_waiting(self, offset: int, into: memoryview) -> None:
+        self._check(offset, len(into))
+        first, end = offset >> UNIT_SHIFT, (offset + len(into) + _UNIT_MASK) >> UNIT_SHIFT
+        self._settle(range(first, end))
+        whole = memoryview(bytearray((end - first) << UNIT_SHIFT))
+        self._read_grains(first, whole, wait=True)
+        skip = offset & _UNIT_MASK
+        into[:] = whole[skip : skip + len(into)]
+
+    def _lookup(self, first: int, count: int) -> tuple[np.ndarray[tuple[int], np.dtype[np.uint64]], Crcs]:
+        """Entries and checksums of ``count`` grains."""
+        entries, crcs = [], []
+        grain, end = first, first + count
+        while grain < end:
+            leaf = self._blockmap.leaf_of(self.map, grain)
+            piece = min(end - grain, LEAF_ENTRIES - (grain & LEAF_MASK))
+            at = leaf << LEAF_SHIFT | (grain & LEAF_MASK)
+            entries.append(self._entry_array[at : at + piece])
+            crcs.append(self._crc_array[at : at + piece])
+            grain += piece
+        if len(entries) == 1:
+            return entries[0], crcs[0]
+        if not entries:
+            return np.zeros(0, np.uint64), np.zeros(0, np.uint32)
+        return np.concatenate(entries), np.concatenate(crcs)
+
+    # ------------------------------------------------------------------------------------------------ writing
+
+    def write(self, offset: int, data: Buffer, permit: Permit, done: Done, *, sync: bool = False) -> None:
+        length = len(data)
+        if self._writer.refusal is not None or not self._in_range(offset, length):
+            done(self._writer.refusal or self._refusal(offset, length))
+        elif (offset | length) & _UNIT_MASK:
+            self._write_ragged(offset, memoryview(data), permit, done, sync)
+        elif length == UNIT:
+            self._write_grain(offset >> UNIT_SHIFT, data, permit, done, sync or self.write_through)
+        elif length:
+            self._write_grains(offset >> UNIT_SHIFT, memoryview(data), permit, done, sync or self.write_through)
+        else:
+            done(None)
+
+    def discard(self, offset: int, length: int, permit: Permit, done: Done, *, sync: bool = False) -> None:
+        if self._writer.refusal is not None or not self._in_range(offset, length):
+            done(self._writer.refusal or self._refusal(offset, length))
+            return
+        first, end = (offset + _UNIT_MASK) >> UNIT_SHIFT, (offset + length) >> UNIT_SHIFT
+        if first > end:  # within one grain
+            self.write(offset, bytes(length), permit, done, sync=sync)
+            return
+        edges = [(offset, (first << UNIT_SHIFT) - offset), (end << UNIT_SHIFT, offset + length - (end << UNIT_SHIFT))]
+        edges = [edge for edge in edges if edge[1]]
+        part = join_done(len(edges) + 1, done)
+        for at, count in edges:
+            self.write(at, bytes(count), permit, part, sync=sync)
+        self._trim(first, end, permit, part, sync or self.write_through)
+
+    def flush(self, done: Done) -> None:
+        self._pool.flush(done)
+
+    def index_pending(self, grain: int, count: int) -> None:
+        """Grains of a member that joined, or stays joined."""
+        if count == 1:
+            self._pending.add(grain)
+        elif count <= BATCH_GRAINS:
+            self._pending.update(range(grain, grain + count))
+        else:
+            self._pending_trims.append(range(grain, grain + count))
+
+    def forget_pending(self) -> None:
+        self._pending.clear()
+        self._pending_trims.clear()
+
+    def _write_grain(self, grain: int, data: Buffer, permit: Permit, done: Done, sync: bool) -> None:
+        crc = crc32c(data)
+        self._pending.add(grain)
+        if crc == ZERO_CRC and bytes(data) == ZERO_GRAIN:
+            self._writer.join((self, grain, 1, None, 0, permit, done, sync))
+        else:
+            self._writer.join((self, grain, 1, data, crc, permit, done, sync))
+
+    def _write_grains(self, first: int, data: memoryview, permit: Permit, done: Done, sync: bool) -> None:
+        crcs = checksums(data)
+        pieces = list(pieces_of_write(data, crcs))
+        part = done if len(pieces) == 1 else join_done(len(pieces), done)
+        for start, length, stored in pieces:
+            self.index_pending(first + start, length)
+            view = data[start << UNIT_SHIFT : (start + length) << UNIT_SHIFT] if stored else None
+            crc = crcs[start : start + length] if stored else 0
+            self._writer.join((self, first + start, length, view, crc, permit, part, sync))
+
+    def _write_ragged(self, offset: int, data: memoryview, permit: Permit, done: Done, sync: bool) -> None:
+        """Read-modify-write of the grains at the edges. What is joined for them is committed first, so that two
+        writes of 512 bytes into one grain in one tick both land."""
+        first, end = offset >> UNIT_SHIFT, (offset + len(data) + _UNIT_MASK) >> UNIT_SHIFT
+        if self._meets_pending(range(first, end)) and not self._writer.cut():
+            self._writer.after_commit(lambda: self.write(offset, data, permit, done, sync=sync))
+            return
+        if self._writer.refusal is not None:
+            done(self._writer.refusal)
+            return
+        whole = memoryview(bytearray((end - first) << UNIT_SHIFT))
+        try:
+            ready = self._read_grains(first, whole[:UNIT], wait=False)
+            ready = ready and (end - first == 1 or self._read_grains(end - 1, whole[-UNIT:], wait=False))
+        except StoreError as error:
+            done(error)
+            return
+        if not ready:
+            self._warm_edges(first, end, lambda: self.write(offset, data, permit, done, sync=sync), done)
+            return
+        skip = offset & _UNIT_MASK
+        whole[skip : skip + len(data)] = data
+        self.write(first << UNIT_SHIFT, whole, permit, done, sync=sync)
+
+    def _warm_edges(self, first: int, end: int, again: Callable[[], None], done: Done) -> None:
+        scratch = memoryview(bytearray(UNIT))
+        edges = [self._lookup(first, 1)[0][0], self._lookup(end - 1, 1)[0][0]]
+        blocks = [int(entry) & BLOCK_MASK for entry in edges if entry]
+        data = self._data
+
+        def work() -> None:
+            for block in blocks:
+                data.read(block << UNIT_SHIFT, scratch)
+
+        def finish(error: BaseException | None) -> None:
+            if error is not None:
+                done(MediumError(f"volume {self._uuid}: read failed: {error}", first << UNIT_SHIFT))
+            else:
+                again()
+
+        self._pool.runner.in_thread(work, finish)
+
+    def _trim(self, first: int, end: int, permit: Permit, done: Done, sync: bool) -> None:
+        """Unmap whole grains, a bounded number a tick."""
+        if first == end:
+            done(None)
+            return
+        count = min(end - first, _DISCARD_GRAINS)
+
+        def go_on(error: StoreError | None) -> None:
+            if error is not None or first + count == end:
+                done(error)
+            else:
+                self._trim(first + count, end, permit, done, sync)
+
+        self.index_pending(first, count)
+        self._writer.join((self, first, count, None, 0, permit, go_on, sync and first + count == end))
+
+    # ------------------------------------------------------------------------------------------------ checks
+
+    def _settle(self, grains: range) -> None:
+        """Commit what is joined for these grains. Raises Undecided if it is known to nobody whether it happened."""
+        if self._meets_pending(grains):
+            self._writer.cut()
+            if self._writer.undecided and self._meets_pending(grains):
+                raise Undecided(f"volume {self._uuid}: the journal append of grains in {grains} failed")
+
+    def _meets_pending(self, grains: range) -> bool:
+        if self._pending and not self._pending.isdisjoint(grains):
+            return True
+        return any(trim.start < grains.stop and grains.start < trim.stop for trim in self._pending_trims)
+
+    def _in_range(self, offset: int, length: int) -> bool:
+        aligned = not (offset | length) & _SECTOR_MASK
+        return aligned and 0 <= offset <= offset + length <= self.map.size and self._attached
+
+    def _check(self, offset: int, length: int) -> None:
+        if not self._in_range(offset, length):
+            raise self._refusal(offset, length)
+
+    def _refusal(self, offset: int, length: int) -> StoreError:
+        return self._out_of_range(offset, length) if self._attached else NotFound(f"volume {self._uuid} was removed")
+
+    def _out_of_range(self, offset: int, length: int) -> OutOfRange:
+        return OutOfRange(f"offset {offset}, length {length}: the volume has {self.map.size} bytes in blocks of 512")
+
+
+def runs_of_blocks(entries: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> list[tuple[int, int, int]]:
+    """(index, count, first block) of pieces whose blocks follow each other; first block 0 for unmapped pieces."""
+    count = len(entries)
+    if count == 0:
+        return []
+    expected = np.where(entries[:-1] == 0, np.uint64(0), entries[:-1] + np.uint64(1))
+    starts = [0, *(np.flatnonzero(entries[1:] != expected) + 1).tolist()]
+    ends = [*starts[1:], count]
+    firsts = entries[starts].tolist()
+    return [(start, end - start, block) for start, end, block in zip(starts, ends, firsts, strict=True)]
+
+
+def checksums(data: memoryview) -> Crcs:
+    """crc32c of each grain."""
+    return np.array([crc32c(data[at : at + UNIT]) for at in range(0, len(data), UNIT)], np.uint32)
+
+
+def first_mismatch(data: memoryview, entries: np.ndarray[tuple[int], np.dtype[np.uint64]], crcs: Crcs) -> int | None:
+    """Index of the first mapped grain in ``data`` whose checksum is not the stored one."""
+    at = 0
+    for i, (entry, crc) in enumerate(zip(entries.tolist(), crcs.tolist(), strict=True)):
+        if entry and crc32c(data[at : at + UNIT]) != crc:
+            return i
+        at += UNIT
+    return None
+
+
+def pieces_of_write(data: memoryview, crcs: Crcs) -> list[tuple[int, int, bool]]:
+    """(index, count, stored) of pieces that are members of their own: zeros are not stored, long data is cut."""
+    zeros = crcs == ZERO_CRC
+    for i in np.flatnonzero(zeros).tolist():
+        zeros[i] = bytes(data[i << UNIT_SHIFT : (i + 1) << UNIT_SHIFT]) == ZERO_GRAIN
+    changes = np.flatnonzero(zeros[1:] != zeros[:-1]) + 1
+    edges = [0, *changes.tolist(), len(crcs)]
+    pieces: list[tuple[int, int, bool]] = []
+    for start, end in pairwise(edges):
+        step = end - start if zeros[start] else BATCH_GRAINS
+        pieces += [(at, min(step, end - at), not zeros[start]) for at in range(start, end, step)]
+    return pieces
+
+
+def join_done(parts: int, done: Done) -> Done:
+    """A ``done`` for each of ``parts`` parts; ``done`` itself is called with the first error, after the last one."""
+    left = [parts]
+    errors: list[StoreError] = []
+
+    def part(error: StoreError | None) -> None:
+        if error is not None:
+            errors.append(error)
+        left[0] -= 1
+        if left[0] == 0:
+            done(errors[0] if errors else None)
+
+    return part
