@@ -1,0 +1,49 @@
+"""The command ``blockyard``: the nouns put together, and every refusal as one line on stderr with its exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+from pydantic import ValidationError
+
+from blockyard import __version__
+from blockyard.cli import client, group, pool, serve, session, snapshot, volume
+from blockyard.cli.output import Json, print_json, say, warn
+from blockyard.errors import ANSWERS, Invalid, ProductError, explain
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Blockyard serves volume groups by iSCSI from a copy-on-write store.",
+    epilog="Every verb but serve and check asks the daemon at BLOCKYARD_API (default unix:/run/blockyard/api.sock).",
+)
+app.command(epilog="Example: blockyard serve --store /var/lib/blockyard --portal 0.0.0.0:3260")(serve.serve)
+for noun in (group, volume, snapshot, client, session, pool):
+    app.add_typer(noun.app, name=noun.__name__.rpartition(".")[2])
+
+
+@app.command(epilog="Example: blockyard version --json")
+def version(json: Json = False) -> None:
+    """The version of this command."""
+    if json:
+        print_json({"version": __version__})
+    else:
+        say(f"blockyard {__version__}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point; ends the process with the exit code of ``errors.ANSWERS``."""
+    try:
+        app(arguments)
+    except ProductError as error:
+        _end(error)
+    except ValidationError as error:
+        _end(Invalid(explain(error.errors())))
+
+
+def _end(error: ProductError) -> None:
+    warn(str(error))
+    sys.exit(ANSWERS[type(error)].exit_code)

@@ -1,0 +1,58 @@
+"""blockyard serve: becomes the daemon.
+
+The process is replaced by ``python -m blockyard.daemon``: the command line knows REST only, and the daemon starts
+without what the command line has loaded. The process id stays, as service managers expect.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from blockyard.cli.values import SIZE_HELP
+from blockyard.errors import Invalid
+from blockyard.model import names
+from blockyard.model.names import DEFAULT_API
+
+
+def serve(
+    store: Annotated[Path, typer.Option(metavar="DIR", help="Where the pools are; made if it is not there.")],
+    portal: Annotated[
+        list[str],
+        typer.Option(metavar="HOST:PORT", help="Where initiators connect; may be repeated; [::1]:3260 for IPv6."),
+    ],
+    advertise: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="What discovery names instead of the address that was reached."),
+    ] = None,
+    workers: Annotated[int, typer.Option(metavar="N", help="How many pools there shall be, a process each.")] = 1,
+    api: Annotated[
+        str | None,
+        typer.Option(metavar="unix:PATH", help=f"The API's socket. [default: BLOCKYARD_API or {DEFAULT_API}]"),
+    ] = None,
+    pool_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help=f"What each pool may grow to. {SIZE_HELP}")
+    ] = None,
+) -> None:
+    """Serve a store in the foreground, until SIGTERM or Ctrl-C."""
+    config = {
+        "store": str(store.absolute()),
+        "portals": portal,
+        "advertise": advertise,
+        "workers": workers,
+        "api": api or os.environ.get("BLOCKYARD_API") or DEFAULT_API,
+        "pool_size": None if pool_size is None else _bytes(pool_size),
+    }
+    os.execv(sys.executable, [sys.executable, "-m", "blockyard.daemon", json.dumps(config)])
+
+
+def _bytes(text: str) -> int:
+    try:
+        return names.parse_size(text)
+    except ValueError as error:
+        raise Invalid(f"--pool-size: {error}") from None

@@ -1,0 +1,36 @@
+"""Arguments that are more than a word: sizes and ``GROUP@SNAPSHOT``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from blockyard.cli.output import size_text, warn
+from blockyard.errors import Invalid
+from blockyard.model import names
+
+SIZE_HELP = "Bytes, or a number with K, M, G, T (powers of 1024: 10G is 10 GiB); rounded up to 4096; at most 256 TiB."
+Size = Annotated[str, typer.Option("--size", help=SIZE_HELP)]
+GroupArgument = Annotated[str, typer.Argument(metavar="GROUP", help="Name of the volume group.")]
+
+
+def size_of(text: str) -> int:
+    """Bytes, rounded up; rounding is said on stderr. Raises Invalid."""
+    try:
+        asked = names.parse_size(text)
+        size = names.volume_size(asked)
+    except ValueError as error:
+        raise Invalid(f"size: {error}") from None
+    if size != asked:
+        warn(f"{asked} bytes is no multiple of {names.GRAIN}: rounded up to {size} ({size_text(size)})")
+    return size
+
+
+def group_and_snapshot(first: str, second: str | None) -> tuple[str, str]:
+    """From ``GROUP SNAPSHOT`` or ``GROUP@SNAPSHOT``. Raises Invalid."""
+    group, at, snapshot = first.partition("@")
+    if bool(at) == (second is not None) or not group or (at and not snapshot):
+        seen = first if second is None else f"{first} {second}"
+        raise Invalid(f"{seen!r} does not name one snapshot: GROUP SNAPSHOT or GROUP@SNAPSHOT is allowed")
+    return group, snapshot or str(second)

@@ -1,0 +1,178 @@
+"""The REST client that the command line uses, and later the plugins and hosts: one method a verb.
+
+Speaks to the daemon's Unix socket; every refusal comes back as the ProductError that the daemon raised.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import TypeAdapter
+
+from blockyard.errors import Internal, Invalid, Unreachable, error_from
+from blockyard.model import (
+    Cache,
+    Client,
+    ClientSpec,
+    CloneRequest,
+    Created,
+    Group,
+    GroupChange,
+    Groups,
+    Health,
+    NewGroup,
+    NewSize,
+    NewSnapshot,
+    Pool,
+    RollbackRequest,
+    Session,
+    Snapshot,
+    Swept,
+    Value,
+    Volume,
+    VolumeSpec,
+)
+from blockyard.model.names import DEFAULT_API
+
+T = TypeVar("T")
+
+SECONDS = 90.0  # for one verb; the daemon gives up on a silent worker after 60
+
+
+class BlockyardClient:
+    def __init__(self, address: str = DEFAULT_API, *, transport: httpx.BaseTransport | None = None) -> None:
+        """``address`` is ``unix:PATH``; ``transport`` replaces the socket in tests."""
+        if not address.startswith("unix:"):
+            raise Invalid(f"the API address is {address!r}, allowed is unix:PATH (BLOCKYARD_API)")
+        self._address = address
+        self._http = httpx.Client(
+            transport=transport or httpx.HTTPTransport(uds=address.removeprefix("unix:")),
+            base_url="http://blockyard/v1",
+            timeout=SECONDS,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    # --- groups ----------------------------------------------------------------------------------------------------
+
+    def create_group(self, asked: NewGroup) -> Created:
+        return self._created("/groups", asked)
+
+    def clone_group(self, source: str, asked: CloneRequest) -> Created:
+        return self._created(f"/groups/{quote(source)}:clone", asked)
+
+    def list_groups(self) -> Groups:
+        return self._ask(Groups, "GET", "/groups")
+
+    def show_group(self, name: str) -> Group:
+        return self._ask(Group, "GET", f"/groups/{quote(name)}")
+
+    def set_cache(self, name: str, cache: Cache) -> Group:
+        return self._ask(Group, "PATCH", f"/groups/{quote(name)}", GroupChange(cache=cache))
+
+    def delete_group(self, name: str, *, force: bool = False) -> None:
+        self._send("DELETE", f"/groups/{quote(name)}", params={"force": force})
+
+    def rollback_group(self, name: str, asked: RollbackRequest) -> Snapshot:
+        return self._ask(Snapshot, "POST", f"/groups/{quote(name)}:rollback", asked)
+
+    # --- volumes, snapshots, clients -------------------------------------------------------------------------------
+
+    def list_volumes(self, group: str) -> list[Volume]:
+        return self._ask(list[Volume], "GET", f"/groups/{quote(group)}/volumes")
+
+    def add_volume(self, group: str, asked: VolumeSpec) -> Volume:
+        return self._ask(Volume, "POST", f"/groups/{quote(group)}/volumes", asked)
+
+    def resize_volume(self, group: str, lun: int, size: int) -> Volume:
+        return self._ask(Volume, "PATCH", f"/groups/{quote(group)}/volumes/{lun}", NewSize(size=size))
+
+    def remove_volume(self, group: str, lun: int, *, force: bool = False) -> None:
+        self._send("DELETE", f"/groups/{quote(group)}/volumes/{lun}", params={"force": force})
+
+    def list_snapshots(self, group: str) -> list[Snapshot]:
+        return self._ask(list[Snapshot], "GET", f"/groups/{quote(group)}/snapshots")
+
+    def create_snapshot(self, group: str, name: str) -> Snapshot:
+        return self._ask(Snapshot, "POST", f"/groups/{quote(group)}/snapshots", NewSnapshot(name=name))
+
+    def delete_snapshot(self, group: str, name: str) -> None:
+        self._send("DELETE", f"/groups/{quote(group)}/snapshots/{quote(name)}")
+
+    def list_clients(self, group: str) -> list[Client]:
+        return self._ask(list[Client], "GET", f"/groups/{quote(group)}/clients")
+
+    def allow_client(self, group: str, client: ClientSpec) -> Client:
+        return self._ask(Client, "PUT", f"/groups/{quote(group)}/clients/{quote(client.initiator)}", client)
+
+    def deny_client(self, group: str, initiator: str) -> None:
+        self._send("DELETE", f"/groups/{quote(group)}/clients/{quote(initiator)}")
+
+    # --- sessions, pools, the yard ---------------------------------------------------------------------------------
+
+    def list_sessions(self, group: str | None = None) -> list[Session]:
+        return self._ask(list[Session], "GET", "/sessions", params={"group": group} if group else None)
+
+    def list_pools(self) -> list[Pool]:
+        return self._ask(list[Pool], "GET", "/pools")
+
+    def show_pool(self, name: str) -> Pool:
+        return self._ask(Pool, "GET", f"/pools/{quote(name)}")
+
+    def sweep_pool(self, name: str) -> Swept:
+        return self._ask(Swept, "POST", f"/pools/{quote(name)}:sweep", seconds=None)
+
+    def health(self) -> Health:
+        return self._ask(Health, "GET", "/health")
+
+    # --- HTTP ------------------------------------------------------------------------------------------------------
+
+    def _created(self, path: str, body: Value) -> Created:
+        response = self._send("POST", path, body)
+        return Created(group=Group.model_validate_json(response.content), created=response.status_code == 201)
+
+    def _ask(self, answer: type[T], method: str, path: str, body: Value | None = None, **options: Any) -> T:
+        return TypeAdapter(answer).validate_json(self._send(method, path, body, **options).content)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: Value | None = None,
+        *,
+        params: dict[str, Any] | None = None,
+        seconds: float | None = SECONDS,
+    ) -> httpx.Response:
+        content = None if body is None else body.model_dump_json().encode()
+        headers = {"content-type": "application/json"} if content else None
+        try:
+            response = self._http.request(
+                method, path, content=content, headers=headers, params=params, timeout=seconds
+            )
+        except httpx.ConnectError as error:
+            raise Unreachable(
+                f"no daemon answers at {self._address} ({error}): start one with "
+                "`blockyard serve --store DIR --portal HOST:PORT`, or set BLOCKYARD_API to where it is"
+            ) from None
+        except httpx.TransportError as error:
+            raise Unreachable(f"the daemon at {self._address} did not answer {method} {path}: {error}") from None
+        if response.is_error:
+            raise _refusal(response)
+        return response
+
+
+def _refusal(response: httpx.Response) -> Exception:
+    try:
+        error = response.json()["error"]
+        return error_from(error["code"], error["message"])
+    except (ValueError, KeyError, TypeError):
+        return Internal(f"the daemon answered HTTP {response.status_code} without a reason")

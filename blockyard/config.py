@@ -1,0 +1,66 @@
+"""What ``serve`` is told: validated once, then frozen. Nothing here opens or makes anything."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from blockyard.model import Value
+
+MAX_SOCKET_PATH = 107  # bytes; sun_path of unix(7) without its final zero
+MAX_POOL_SIZE = 1 << 50  # bytes; guessed, far above what one directory will hold
+MAX_WORKERS = 64  # guessed: more processes than any machine of the field has cores for
+
+_PORTAL = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.%a-z]+)\]|(?P<host>[^:\[\]\s]+)):(?P<port>\d{1,5})")
+
+
+class Portal(Value):
+    """Where initiators connect."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_portal(text: object) -> object:
+    """``HOST:PORT`` or ``[IPv6]:PORT``; what is no text is left to pydantic."""
+    if not isinstance(text, str):
+        return text
+    match = _PORTAL.fullmatch(text)
+    if match is None or int(match["port"]) > 65535:
+        raise ValueError(f"{text!r} is not HOST:PORT with a port of 0 to 65535 (IPv6 in brackets: [::1]:3260)")
+    return Portal(host=match["six"] or match["host"], port=int(match["port"]))
+
+
+def _advertised(portal: Portal | None) -> Portal | None:
+    if portal is not None and portal.port == 0:
+        raise ValueError("the advertised port is 0, allowed are 1 to 65535")
+    return portal
+
+
+def api_path(text: str) -> str:
+    """The path of ``unix:PATH``."""
+    if not text.startswith("unix:") or len(text) <= len("unix:"):
+        raise ValueError(f"{text!r} is not an API address: unix:PATH")
+    path = text.removeprefix("unix:")
+    if len(path.encode()) > MAX_SOCKET_PATH:
+        raise ValueError(f"the path of the API socket has {len(path.encode())} bytes, allowed are {MAX_SOCKET_PATH}")
+    return path
+
+
+PortalText = Annotated[Portal, BeforeValidator(parse_portal)]
+
+
+class ServeConfig(Value):
+    store: Path
+    portals: tuple[PortalText, ...] = Field(min_length=1)
+    advertise: Annotated[PortalText | None, AfterValidator(_advertised)] = None
+    workers: int = Field(default=1, ge=1, le=MAX_WORKERS)
+    api: Annotated[Path, BeforeValidator(api_path)]
+    pool_size: int | None = Field(default=None, ge=1 << 20, le=MAX_POOL_SIZE)
+    """Bytes that each pool may grow to; None: what the host file system has."""

@@ -1,0 +1,213 @@
+"""One pool as the daemon sees it: its worker process, kept alive, and a projection of its groups.
+
+The worker is the authority; what is kept here (``groups``) is what it reported last, and stays while it is down, so
+that its targets are answered "try again" and not "unknown". Invariants: there is at most one worker process at a
+time; ``groups`` and ``uuid`` change only by its notices; a socket that cannot be handed over is closed, so that the
+initiator tries again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+from uuid import UUID
+
+from blockyard.daemon.backoff import Backoff
+from blockyard.errors import Invalid, ProductError, Unavailable
+from blockyard.model import Group, PoolState, Value
+from blockyard.rpc.calls import Adopt, Call, GroupChanged, GroupRemoved, Notice, Opened, OpenFailed, Stop
+from blockyard.rpc.channel import Channel, socket_pair
+
+log = logging.getLogger("blockyard.daemon")
+
+R = TypeVar("R", bound=Value)
+
+STOP_SECONDS = 15.0  # for commit and close after Stop; the promise is 20 s for the whole daemon
+EXIT_SECONDS = 20.0  # a worker whose channel is closed and that still runs then is killed: its lock blocks the next
+
+
+class Process(Protocol):
+    """What is used of ``asyncio.subprocess.Process``."""
+
+    @property
+    def pid(self) -> int: ...
+    async def wait(self) -> int: ...
+    def kill(self) -> None: ...
+
+
+Spawn = Callable[[socket.socket], Awaitable[Process]]
+"""Start a worker that has this end of the channel. The caller closes its own copy afterwards."""
+
+
+def spawn_worker(name: str, path: Path, size: int | None) -> Spawn:
+    """The real one: an exec'ed Python process; only stderr and its end of the channel are inherited."""
+    command = [sys.executable, "-m", "blockyard.worker", "--pool", name, "--path", str(path)]
+    if size is not None:
+        command += ["--pool-size", str(size)]
+
+    async def spawn(channel: socket.socket) -> Process:
+        return await asyncio.create_subprocess_exec(
+            *command, "--fd", str(channel.fileno()), pass_fds=[channel.fileno()], stdin=asyncio.subprocess.DEVNULL
+        )
+
+    return spawn
+
+
+class PoolWorker:
+    def __init__(self, name: str, spawn: Spawn, loop: asyncio.AbstractEventLoop) -> None:
+        self.name = name
+        self.state = PoolState.STARTING
+        self.reason: str | None = None
+        self.uuid: UUID | None = None
+        self.groups: dict[str, Group] = {}
+        self.reported = False
+        """Whether ``groups`` is known: it has been open since the daemon started."""
+        self.pid: int | None = None
+        self.restarts = 0
+        self._spawn = spawn
+        self._loop = loop
+        self._channel: Channel | None = None
+        self._backoff = Backoff()
+        self._stopping = asyncio.Event()
+        self._channel_closed = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._retry = True
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Keep a worker alive until ``stop``, or until its pool cannot be opened for good."""
+        while not self._stopping.is_set():
+            self._backoff.started(self._loop.time())
+            await self._live()
+            if self._stopping.is_set() or not self._retry:
+                return
+            await self._wait_before_restart(self._backoff.died(self._loop.time()))
+            self.restarts += 1
+
+    async def _live(self) -> None:
+        """One worker process, from start to exit."""
+        ours, theirs = socket_pair()
+        self._channel_closed.clear()
+        self._retry = True
+        channel = self._channel = Channel(ours, self._loop, self)
+        try:
+            process = await self._spawn(theirs)
+        except OSError as error:
+            self._fail(f"cannot start a worker: {error}", retry=True)
+            channel.close()
+            return
+        finally:
+            theirs.close()
+        self.pid = process.pid
+        try:
+            await self._wait_for_exit(process)
+        finally:
+            channel.close()
+            self.pid = None
+
+    async def _wait_for_exit(self, process: Process) -> None:
+        # The channel tells of a death first; then the process, whose exit releases the pool's lock.
+        await self._channel_closed.wait()
+        try:
+            code = await asyncio.wait_for(process.wait(), EXIT_SECONDS)
+        except TimeoutError:
+            log.error("worker of %s (process %d) does not end: killed", self.name, process.pid)
+            process.kill()
+            code = await process.wait()
+        if not self._stopping.is_set():
+            log.warning("worker of %s (process %d) ended with code %d", self.name, process.pid, code)
+
+    async def _wait_before_restart(self, seconds: float) -> None:
+        if not seconds:
+            return
+        log.warning("worker of %s is started again in %g s", self.name, seconds)
+        try:
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        except TimeoutError:
+            return
+
+    async def stop(self) -> None:
+        """Let the worker commit and end. Its process is gone when ``run`` returns."""
+        self._stopping.set()
+        channel = self._channel
+        if channel is not None and channel.open:
+            try:
+                await channel.call(Stop(), seconds=STOP_SECONDS)
+            except ProductError as error:
+                log.warning("worker of %s did not stop in good order: %s", self.name, error)
+            channel.close()
+        self._become(PoolState.STOPPED, None)
+
+    # --- what the worker says --------------------------------------------------------------------------------------
+
+    async def serve(self, call: Call[Any]) -> Value:
+        raise Invalid(f"a worker calls {type(call).__name__}; daemons answer no calls")
+
+    def notice(self, notice: Notice, sockets: Sequence[socket.socket]) -> None:
+        for sock in sockets:
+            sock.close()  # workers hand nothing back
+        if isinstance(notice, Opened):
+            self.uuid, self.reported = notice.uuid, True
+            self.groups = {group.name: group for group in notice.groups}
+            self._become(PoolState.SERVING, None)
+            log.info("%s is served by process %s: %d group(s)", self.name, self.pid, len(self.groups))
+        elif isinstance(notice, OpenFailed):
+            self._fail(notice.reason, retry=notice.retry)
+        elif isinstance(notice, GroupChanged):
+            self.groups[notice.group.name] = notice.group
+        elif isinstance(notice, GroupRemoved):
+            self.groups.pop(notice.name, None)
+
+    def closed(self) -> None:
+        self._channel_closed.set()
+        if self.state is PoolState.FAILED or self._stopping.is_set():
+            return
+        self._become(PoolState.RESTARTING, "its worker ended and is started again")
+
+    def _fail(self, reason: str, *, retry: bool) -> None:
+        if self.state is not PoolState.FAILED or self.reason != reason:
+            log.error("%s failed: %s", self.name, reason)
+        self._retry = retry
+        self._become(PoolState.FAILED, reason)
+
+    def _become(self, state: PoolState, reason: str | None) -> None:
+        self.state, self.reason = state, reason
+        if state in (PoolState.STARTING, PoolState.RESTARTING):
+            self._settled.clear()
+        else:
+            self._settled.set()
+
+    # --- what the daemon wants of it -------------------------------------------------------------------------------
+
+    @property
+    def serving(self) -> bool:
+        return self.state is PoolState.SERVING and self._channel is not None and self._channel.open
+
+    async def wait_settled(self, seconds: float) -> None:
+        """Wait, at most so long, while its worker is starting."""
+        try:
+            await asyncio.wait_for(self._settled.wait(), seconds)
+        except TimeoutError:
+            return
+
+    async def call(self, call: Call[R], *, seconds: float | None = 60) -> R:
+        """Raises Unavailable if it is not served, and what the worker raises."""
+        if not self.serving or self._channel is None:
+            why = f": {self.reason}" if self.reason else ""
+            raise Unavailable(f"pool {self.name} is {self.state}{why}")
+        return await self._channel.call(call, seconds=seconds)
+
+    def hand_over(self, iqn: str, sock: socket.socket, received: bytes, replied: int) -> None:
+        """Give a connection to the worker, and keep no copy of its socket."""
+        channel = self._channel
+        if channel is None or not self.serving:
+            sock.close()
+            return
+        if not channel.notify(Adopt(iqn=iqn, received=received, replied=replied), [sock]):
+            log.warning("a connection to %s was closed: the worker of %s does not take it", iqn, self.name)

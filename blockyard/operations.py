@@ -1,0 +1,334 @@
+"""The product's verbs: every one idempotent, and the only place from which anything is changed.
+
+It decides what the whole yard must decide (names are unique, which pool takes a new group, what an IQN looks like)
+and asks the pool that owns the group for the rest. It knows nouns and RPC, not the libraries nor the faces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeVar
+from uuid import UUID
+
+from blockyard.errors import AlreadyExists, Invalid, NotFound, ProductError, Unavailable
+from blockyard.model import (
+    Cache,
+    Client,
+    ClientSpec,
+    CloneRequest,
+    Created,
+    Group,
+    Groups,
+    Health,
+    NewGroup,
+    Pool,
+    PoolState,
+    RollbackRequest,
+    Session,
+    Snapshot,
+    Swept,
+    Value,
+    Volume,
+    VolumeSpec,
+    names,
+)
+from blockyard.rpc import calls
+from blockyard.rpc.calls import Call
+
+R = TypeVar("R", bound=Value)
+
+PATIENCE = 10.0  # seconds that a verb waits for a pool whose worker is starting; recovery takes less
+GLANCE = 5.0  # seconds that a listing waits for a worker's figures
+IQN_PREFIX = "iqn.2026-01.io.blockyard"
+AUTOMATIC = "before-rollback-"
+"""Snapshots that a rollback takes begin so; people may not take that name."""
+
+
+class PoolHandle(Protocol):
+    """A pool as the daemon sees it (``daemon.pool_worker.PoolWorker``)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def state(self) -> PoolState: ...
+    @property
+    def reason(self) -> str | None: ...
+    @property
+    def uuid(self) -> UUID | None: ...
+    @property
+    def groups(self) -> Mapping[str, Group]: ...
+    @property
+    def reported(self) -> bool: ...
+    @property
+    def serving(self) -> bool: ...
+    @property
+    def pid(self) -> int | None: ...
+    @property
+    def restarts(self) -> int: ...
+
+    async def wait_settled(self, seconds: float) -> None: ...
+    async def call(self, call: Call[R], *, seconds: float | None = 60) -> R: ...
+
+
+class Operations:
+    def __init__(self, pools: Mapping[str, PoolHandle], *, version: str, store: str, portals: Sequence[str]) -> None:
+        """``portals``: ``host:port`` as initiators are told of them."""
+        self._pools = pools
+        self._version = version
+        self._store = store
+        self.portals: tuple[str, ...] = tuple(portals)
+        # Names are unique over all pools, so two verbs that make a group must not decide at the same time.
+        self._naming = asyncio.Lock()
+
+    # --- groups ----------------------------------------------------------------------------------------------------
+
+    async def create_group(self, asked: NewGroup) -> Created:
+        """Idempotent for the same properties. Raises AlreadyExists, Unavailable, OutOfSpace."""
+        _check_distinct(asked.clients)
+        async with self._naming:
+            owner = await self._owner_of_name(asked.name)
+            pool = owner or await self._roomiest()
+            iqn = asked.iqn or _default_iqn(pool, asked.name)
+            self._check_iqn_free(iqn, asked.name)
+            created = await pool.call(calls.CreateGroup(group=asked, iqn=iqn))
+        return created.model_copy(update={"group": self._with_portals(created.group)})
+
+    async def clone_group(self, source: str, asked: CloneRequest) -> Created:
+        """Idempotent. The clone lives in the pool of ``source``."""
+        _check_distinct(asked.clients or ())
+        async with self._naming:
+            pool = await self._pool_of(source)
+            owner = await self._owner_of_name(asked.name)
+            if owner not in (None, pool):
+                raise AlreadyExists(f"group {asked.name} exists and is no clone of {source}@{asked.snapshot}")
+            default = _default_iqn(pool, asked.name)
+            self._check_iqn_free(asked.iqn or default, asked.name)
+            created = await pool.call(
+                calls.CloneGroup(
+                    group=source,
+                    snapshot=asked.snapshot,
+                    name=asked.name,
+                    iqn=asked.iqn,
+                    default_iqn=default,
+                    clients=asked.clients,
+                )
+            )
+        return created.model_copy(update={"group": self._with_portals(created.group)})
+
+    async def list_groups(self) -> Groups:
+        """All that is known, groups of pools that are down included."""
+        await self._wait_settled()
+        shown = [self._with_portals(group) for pool in self._pools.values() for group in self._known(pool)]
+        counts = await self._session_counts()
+        groups = [group.model_copy(update={"sessions": counts.get(group.name, group.sessions)}) for group in shown]
+        return Groups(groups=tuple(sorted(groups, key=lambda each: each.name)), unavailable=self._unavailable())
+
+    async def show_group(self, name: str) -> Group:
+        """With figures of this moment; while its pool is down, as it was reported last."""
+        pool = await self._pool_of(name)
+        if not pool.serving:
+            return self._with_portals(next(group for group in self._known(pool) if group.name == name))
+        return self._with_portals(await pool.call(calls.ShowGroup(group=name)))
+
+    async def delete_group(self, name: str, *, force: bool) -> None:
+        await self._ask(name, calls.DeleteGroup(group=name, force=force))
+
+    async def set_cache(self, name: str, cache: Cache) -> Group:
+        return self._with_portals(await self._ask(name, calls.SetCache(group=name, cache=cache)))
+
+    async def rollback_group(self, name: str, asked: RollbackRequest) -> Snapshot:
+        """The answer is the automatic snapshot of what was there before."""
+        return await self._ask(name, calls.RollbackGroup(group=name, snapshot=asked.snapshot, force=asked.force))
+
+    # --- what is in a group ----------------------------------------------------------------------------------------
+
+    async def list_volumes(self, group: str) -> tuple[Volume, ...]:
+        return (await self.show_group(group)).volumes
+
+    async def add_volume(self, group: str, asked: VolumeSpec) -> Volume:
+        """Idempotent when a name is given."""
+        return await self._ask(group, calls.AddVolume(group=group, volume=asked))
+
+    async def resize_volume(self, group: str, lun: int, size: int) -> Volume:
+        return await self._ask(group, calls.ResizeVolume(group=group, lun=lun, size=size))
+
+    async def remove_volume(self, group: str, lun: int, *, force: bool) -> None:
+        await self._ask(group, calls.RemoveVolume(group=group, lun=lun, force=force))
+
+    async def list_snapshots(self, group: str) -> tuple[Snapshot, ...]:
+        return (await self.show_group(group)).snapshots
+
+    async def create_snapshot(self, group: str, name: str) -> Snapshot:
+        """Not repeatable: the same name later would be another moment, so it raises AlreadyExists."""
+        if name.startswith(AUTOMATIC):
+            raise Invalid(f"snapshot names that begin with {AUTOMATIC} are kept for those that a rollback takes")
+        return await self._ask(group, calls.CreateSnapshot(group=group, name=name))
+
+    async def delete_snapshot(self, group: str, name: str) -> None:
+        await self._ask(group, calls.DeleteSnapshot(group=group, name=name))
+
+    async def list_clients(self, group: str) -> tuple[Client, ...]:
+        return (await self.show_group(group)).clients
+
+    async def allow_client(self, group: str, client: ClientSpec) -> Client:
+        """Adds the client, or replaces all that was said of it before."""
+        return await self._ask(group, calls.AllowClient(group=group, client=client))
+
+    async def deny_client(self, group: str, initiator: str) -> None:
+        await self._ask(group, calls.DenyClient(group=group, initiator=initiator))
+
+    # --- sessions, pools, the yard ---------------------------------------------------------------------------------
+
+    async def list_sessions(self, group: str | None = None) -> tuple[Session, ...]:
+        if group is not None:
+            await self._pool_of(group)
+        replies = await asyncio.gather(
+            *(pool.call(calls.ListSessions(), seconds=GLANCE) for pool in self._pools.values() if pool.serving)
+        )
+        found = [session for reply in replies for session in reply.sessions if group in (None, session.group)]
+        return tuple(sorted(found, key=lambda session: (session.group, session.initiator)))
+
+    async def list_pools(self) -> tuple[Pool, ...]:
+        await self._wait_settled()
+        return tuple(await asyncio.gather(*(self._show_pool(pool) for pool in self._pools.values())))
+
+    async def show_pool(self, name: str) -> Pool:
+        return await self._show_pool(self._pool(name))
+
+    async def sweep_pool(self, name: str) -> Swept:
+        pool = self._pool(name)
+        return await pool.call(calls.SweepPool(), seconds=None)
+
+    async def health(self) -> Health:
+        pools = tuple(await asyncio.gather(*(self._show_pool(pool) for pool in self._pools.values())))
+        healthy = all(pool.state is PoolState.SERVING for pool in pools)
+        return Health(
+            status="ok" if healthy else "degraded",
+            version=self._version,
+            store=self._store,
+            portals=self.portals,
+            pools=pools,
+        )
+
+    # --- finding the owner -----------------------------------------------------------------------------------------
+
+    def _pool(self, name: str) -> PoolHandle:
+        pool = self._pools.get(name)
+        if pool is None:
+            raise NotFound(f"no pool is named {name}; there are: {', '.join(self._pools)}")
+        return pool
+
+    async def _wait_settled(self) -> None:
+        await asyncio.gather(*(pool.wait_settled(PATIENCE) for pool in self._pools.values()))
+
+    async def _owner_of_name(self, group: str) -> PoolHandle | None:
+        """The pool that has ``group``, None if none has. Raises Unavailable if that cannot be known."""
+        await self._wait_settled()
+        for pool in self._pools.values():
+            if group in pool.groups:
+                return pool
+        for pool in self._pools.values():
+            if not pool.reported:
+                raise Unavailable(
+                    f"whether {group} exists is not known: pool {pool.name} is {_why(pool)}; "
+                    "repair it or move its directory out of the store"
+                )
+        return None
+
+    async def _pool_of(self, group: str) -> PoolHandle:
+        pool = await self._owner_of_name(group)
+        if pool is None:
+            raise NotFound(f"no group is named {group}; `blockyard group ls` shows those that exist")
+        return pool
+
+    async def _ask(self, group: str, call: Call[R]) -> R:
+        return await (await self._pool_of(group)).call(call)
+
+    async def _roomiest(self) -> PoolHandle:
+        """The serving pool that is filled least."""
+        shown = {pool.name: await self._show_pool(pool) for pool in self._pools.values()}
+        serving = [pool for pool in shown.values() if pool.state is PoolState.SERVING]
+        if not serving:
+            raise Unavailable("no pool is serving: " + "; ".join(f"{p.name} is {_why(p)}" for p in shown.values()))
+        return self._pools[min(serving, key=_fill).name]
+
+    def _check_iqn_free(self, iqn: str, group: str) -> None:
+        for pool in self._pools.values():
+            for other in pool.groups.values():
+                if other.iqn == iqn and other.name != group:
+                    raise AlreadyExists(f"IQN {iqn} belongs to group {other.name}")
+
+    # --- putting answers together ----------------------------------------------------------------------------------
+
+    def _known(self, pool: PoolHandle) -> list[Group]:
+        if pool.serving:
+            return list(pool.groups.values())
+        return [group.model_copy(update={"state": pool.state, "sessions": 0}) for group in pool.groups.values()]
+
+    def _with_portals(self, group: Group) -> Group:
+        return group.model_copy(update={"portals": self.portals})
+
+    def _unavailable(self) -> tuple[str, ...]:
+        return tuple(
+            f"pool {pool.name} is {_why(pool)}: its groups "
+            + ("are shown as they were last" if pool.reported else "are not known")
+            for pool in self._pools.values()
+            if not pool.serving
+        )
+
+    async def _session_counts(self) -> dict[str, int]:
+        counts: dict[str, int] = {group: 0 for pool in self._pools.values() if pool.serving for group in pool.groups}
+        for session in await self.list_sessions():
+            counts[session.group] = counts.get(session.group, 0) + 1
+        return counts
+
+    async def _show_pool(self, pool: PoolHandle) -> Pool:
+        if pool.serving:
+            try:
+                shown = await pool.call(calls.ShowPool(), seconds=GLANCE)
+            except ProductError as error:
+                return _pool_from_outside(pool, str(error))
+            return shown.model_copy(update={"restarts": pool.restarts})
+        return _pool_from_outside(pool, pool.reason)
+
+
+def _pool_from_outside(pool: PoolHandle, reason: str | None) -> Pool:
+    """What the daemon knows of a pool whose worker does not answer."""
+    state = PoolState.RESTARTING if pool.state is PoolState.SERVING else pool.state
+    return Pool(
+        name=pool.name,
+        uuid=pool.uuid,
+        state=state,
+        reason=reason,
+        size=None,
+        used=None,
+        pending_free=None,
+        groups=len(pool.groups),
+        sessions=None,
+        worker=pool.pid,
+        restarts=pool.restarts,
+    )
+
+
+def _why(pool: PoolHandle | Pool) -> str:
+    return f"{pool.state} ({pool.reason})" if pool.reason else str(pool.state)
+
+
+def _fill(pool: Pool) -> tuple[float, int]:
+    return ((pool.used or 0) / max(pool.size or 0, 1), pool.groups)
+
+
+def _default_iqn(pool: PoolHandle, group: str) -> str:
+    """Unique in the world: the pool's identity keeps two yards apart."""
+    if pool.uuid is None:
+        raise Unavailable(f"pool {pool.name} is {_why(pool)}")
+    return names.target_iqn(f"{IQN_PREFIX}:{pool.uuid.hex[:8]}:{group}")
+
+
+def _check_distinct(clients: Sequence[ClientSpec]) -> None:
+    seen: set[str] = set()
+    for client in clients:
+        if client.initiator in seen:
+            raise Invalid(f"client {client.initiator} is named twice")
+        seen.add(client.initiator)

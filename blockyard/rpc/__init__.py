@@ -1,0 +1,1 @@
+"""The typed calls between daemon and worker: ``channel`` moves them, ``calls`` declares them."""

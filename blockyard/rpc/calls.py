@@ -1,0 +1,211 @@
+"""What daemon and worker say to each other: calls (answered), and notices (not).
+
+Declarations only; ``channel`` moves them. Each call names its reply's type: ``CreateGroup(Call[Created])``.
+Invariant: the class name is the name on the wire, and daemon and worker are always of one version.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar, cast
+from uuid import UUID
+
+from pydantic import ConfigDict
+
+from blockyard.model import (
+    Cache,
+    Client,
+    ClientSpec,
+    Created,
+    Group,
+    NewGroup,
+    Pool,
+    Session,
+    Snapshot,
+    Swept,
+    Value,
+    Volume,
+    VolumeSpec,
+)
+
+R = TypeVar("R", bound=Value)
+
+
+class Nothing(Value):
+    """The reply of a call that has nothing to tell."""
+
+
+class Sessions(Value):
+    sessions: tuple[Session, ...]
+
+
+class Call(Value, Generic[R]):
+    """A request that is answered with an ``R`` or with an error."""
+
+    @classmethod
+    def reply_type(cls) -> type[R]:
+        for base in cls.__mro__:
+            metadata = getattr(base, "__pydantic_generic_metadata__", None)
+            if metadata and metadata["origin"] is Call:
+                return cast("type[R]", metadata["args"][0])
+        raise TypeError(f"{cls.__name__} does not name its reply")
+
+
+class Notice(Value):
+    """Said without waiting for an answer."""
+
+
+# --- daemon → worker -----------------------------------------------------------------------------------------------
+
+
+class CreateGroup(Call[Created]):
+    group: NewGroup
+    iqn: str
+
+
+class CloneGroup(Call[Created]):
+    group: str
+    snapshot: str
+    name: str
+    iqn: str | None
+    """As asked; None accepts whatever the clone already has."""
+    default_iqn: str
+    clients: tuple[ClientSpec, ...] | None
+
+
+class DeleteGroup(Call[Nothing]):
+    group: str
+    force: bool
+
+
+class ShowGroup(Call[Group]):
+    group: str
+
+
+class SetCache(Call[Group]):
+    group: str
+    cache: Cache
+
+
+class RollbackGroup(Call[Snapshot]):
+    """The reply is the automatic snapshot that was taken first."""
+
+    group: str
+    snapshot: str
+    force: bool
+
+
+class AddVolume(Call[Volume]):
+    group: str
+    volume: VolumeSpec
+
+
+class ResizeVolume(Call[Volume]):
+    group: str
+    lun: int
+    size: int
+
+
+class RemoveVolume(Call[Nothing]):
+    group: str
+    lun: int
+    force: bool
+
+
+class CreateSnapshot(Call[Snapshot]):
+    group: str
+    name: str
+
+
+class DeleteSnapshot(Call[Nothing]):
+    group: str
+    name: str
+
+
+class AllowClient(Call[Client]):
+    group: str
+    client: ClientSpec
+
+
+class DenyClient(Call[Nothing]):
+    group: str
+    initiator: str
+
+
+class ListSessions(Call[Sessions]):
+    pass
+
+
+class ShowPool(Call[Pool]):
+    pass
+
+
+class SweepPool(Call[Swept]):
+    pass
+
+
+class Stop(Call[Nothing]):
+    """Take no new commands, commit, close the pool; the worker ends after answering."""
+
+
+class Adopt(Notice):
+    """Goes with one socket: a connection whose first Login Request named ``iqn``."""
+
+    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+
+    iqn: str
+    received: bytes
+    """All bytes that came from the initiator."""
+    replied: int
+    """How many bytes it has been sent."""
+
+
+# --- worker → daemon -----------------------------------------------------------------------------------------------
+
+
+class Opened(Notice):
+    """The pool is recovered and its targets stand."""
+
+    uuid: UUID
+    groups: tuple[Group, ...]
+
+
+class OpenFailed(Notice):
+    reason: str
+    retry: bool
+    """Whether opening it again may end better without anybody's help."""
+
+
+class GroupChanged(Notice):
+    group: Group
+
+
+class GroupRemoved(Notice):
+    name: str
+
+
+CALLS: dict[str, type[Call[Value]]] = {
+    call.__name__: cast("type[Call[Value]]", call)
+    for call in (
+        CreateGroup,
+        CloneGroup,
+        DeleteGroup,
+        ShowGroup,
+        SetCache,
+        RollbackGroup,
+        AddVolume,
+        ResizeVolume,
+        RemoveVolume,
+        CreateSnapshot,
+        DeleteSnapshot,
+        AllowClient,
+        DenyClient,
+        ListSessions,
+        ShowPool,
+        SweepPool,
+        Stop,
+    )
+}
+
+NOTICES: dict[str, type[Notice]] = {
+    notice.__name__: notice for notice in (Adopt, Opened, OpenFailed, GroupChanged, GroupRemoved)
+}
