@@ -43,10 +43,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """A failed test shows what the machines and the daemon said."""
     report = yield
     if report.failed:
-        for product in item.config.stash[_products]:
-            report.sections.append((f"{product.log}, its end", product.log_tail()))
-        for guest in item.config.stash[_guests].values():
-            report.sections.append((f"{guest.console_log}, its end", guest.console_tail()))
+        ends = [(product.log, product.log_tail()) for product in item.config.stash[_products]]
+        ends += [(guest.console_log, guest.console_tail()) for guest in item.config.stash[_guests].values()]
+        report.sections += [(f"{path}, its end", text) for path, text in ends if text]
     return report
 
 
@@ -127,9 +126,19 @@ def serve(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="module")
-def target(serve: Callable[..., Product]) -> Product:
-    """A running product whose portal guests can reach."""
+def module_target(serve: Callable[..., Product]) -> Product:
+    """One product and store for all tests of a file."""
     return serve()
+
+
+@pytest.fixture
+def target(module_target: Product) -> Iterator[Product]:
+    """A running product whose portal guests can reach. One that a failed test left stopped is started again, so that
+    guests can log out and the file's other tests are judged by themselves."""
+    yield module_target
+    if not module_target.running:
+        module_target.clean_up()
+        module_target.start()
 
 
 @pytest.fixture

@@ -208,4 +208,7 @@ def _say(message: str) -> None:
 
 
 if __name__ == "__main__":
-    print(get().folder)
+    try:
+        print(get().folder)
+    except (ImageError, mirror.NoMirror) as error:
+        sys.exit(str(error))
