@@ -1,0 +1,326 @@
+"""The I/O edge: sockets in, sockets out, once per tick. Knows no SCSI and decides nothing.
+
+A ``Stream`` joins one socket to one sans-IO ``Connection``; a ``Portal`` owns the streams of a process and their
+clock. What the connection's events mean is the ``Handler``'s business (a target node, or the front door).
+
+Raw non-blocking sockets with ``add_reader`` rather than asyncio's transports: they arrive as file descriptors
+from another process, ``recv_into`` lands large Data-Out in its task's own buffer, and ``sendmsg`` gathers a tick's
+answers (measured: a transport that joins its buffers costs 40 % of 1 MiB reads).
+
+Invariant: a stream's socket is closed exactly once, after the handler has been told (``on_closed``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable
+from typing import Protocol
+
+from target.iscsi.budget import WorkerBudget
+from target.iscsi.connection import Connection
+from target.iscsi.events import Event
+from target.iscsi.session import Task
+from target.iscsi.settings import Settings
+
+log = logging.getLogger("blockyard.portal")
+
+MAX_COMMANDS_PER_TICK = 64
+MAX_BYTES_PER_TICK = 1 << 20
+"""Fairness: what one connection may execute before the others have their turn."""
+MAX_UNSENT = 4 << 20
+"""Bytes queued for a peer that does not read, above which none of its commands execute."""
+MAX_WAITING = 256
+"""Connections that have not logged in yet; each has its login deadline."""
+TICK_SECONDS = 1.0
+"""How often login deadlines and pings are looked at; both are counted in tens of seconds."""
+LINGER_SECONDS = 2.0
+"""How long a closing stream may take to send what is queued."""
+
+
+class Handler(Protocol):
+    """Who gives a stream's events their meaning."""
+
+    def on_event(self, stream: Stream, event: Event) -> None: ...
+
+    def on_closed(self, stream: Stream) -> None:
+        """The connection is gone, whatever the reason. Called once."""
+
+
+def peer_name(sock: socket.socket) -> str:
+    """``address:port`` of the other side, for logs and access checks; IPv6 in brackets."""
+    try:
+        address = sock.getpeername()
+    except OSError:
+        return "(gone)"
+    host = str(address[0]).removeprefix("::ffff:")
+    return f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"
+
+
+def local_address(sock: socket.socket) -> str:
+    """``address:port`` of our side: what the initiator reached."""
+    address = sock.getsockname()
+    host = str(address[0]).removeprefix("::ffff:")
+    return f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"
+
+
+class Stream:
+    """One socket, its connection, its handler."""
+
+    __slots__ = (
+        "_busy",
+        "_portal",
+        "_reading",
+        "_skip",
+        "_writing",
+        "closed",
+        "connection",
+        "context",
+        "handler",
+        "held_since",
+        "peer",
+        "recording",
+        "sent",
+        "sock",
+    )
+
+    def __init__(
+        self, portal: Portal, sock: socket.socket, handler: Handler, connection: Connection, skip: int
+    ) -> None:
+        self._portal = portal
+        self.sock = sock
+        self.handler = handler
+        self.connection = connection
+        self.context: object | None = None
+        """The handler's own: what it knows of this connection."""
+        self.peer = peer_name(sock)
+        self.closed = False
+        self.held_since: float | None = None
+        self.recording: bytearray | None = None
+        """What was received, when somebody else will have to read it again."""
+        self.sent = 0
+        """Bytes sent so far."""
+        self._skip = skip
+        self._reading = False
+        self._writing = False
+        self._busy = False
+
+    # --- input ---------------------------------------------------------------------------------------------------
+
+    def feed(self, data: bytes) -> None:
+        """Bytes that were received for this socket elsewhere (before it was handed over)."""
+        self.connection.receive(data, self._portal.now())
+        self.process()
+
+    def on_readable(self) -> None:
+        into = self.connection.get_buffer()
+        try:
+            received = self.sock.recv_into(into)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self.close(f"receive failed: {os.strerror(error.errno or 0)}")
+            return
+        if received == 0:
+            self.close("closed by the initiator")
+            return
+        if self.recording is not None:
+            self.recording += into[:received]
+        self.connection.buffer_updated(received, self._portal.now())
+        self.process()
+
+    def process(self) -> None:
+        """Hand events to the handler within this tick's budget, then send what is there."""
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            drained = self._handle_events()
+        finally:
+            self._busy = False
+        if self.closed:
+            return
+        self.flush()
+        if self.closed:
+            return
+        stalled = self.connection.out_bytes > MAX_UNSENT
+        self._read(drained and not stalled and not self.connection.closing)
+        if not drained and not stalled:
+            self._portal.soon(self.process)
+
+    def _handle_events(self) -> bool:
+        """Returns whether no event is left."""
+        connection, on_event = self.connection, self.handler.on_event
+        events = connection.events
+        commands = moved = 0
+        while events and not self.closed:
+            if connection.out_bytes > MAX_UNSENT or commands >= MAX_COMMANDS_PER_TICK or moved >= MAX_BYTES_PER_TICK:
+                return False
+            event = events.popleft()
+            if type(event) is Task:
+                commands += 1
+                moved += event.expected_length
+            on_event(self, event)
+        return True
+
+    def _read(self, wanted: bool) -> None:
+        if wanted == self._reading or self.closed:
+            return
+        self._reading = wanted
+        if wanted:
+            self._portal.loop.add_reader(self.sock, self.on_readable)
+        else:
+            self._portal.loop.remove_reader(self.sock)
+
+    # --- output --------------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Answers were queued outside ``process``: send them at the end of this tick."""
+        if not self._busy and not self.closed:
+            self._portal.wake(self)
+
+    def flush(self) -> None:
+        """Send until nothing is queued or the socket is full."""
+        connection = self.connection
+        try:
+            while connection.out_bytes:
+                buffers = connection.outgoing()
+                if self._skip:
+                    self._drop_replayed(buffers)
+                    continue
+                count = self.sock.sendmsg(buffers)
+                self.sent += count
+                connection.sent(count)
+        except (BlockingIOError, InterruptedError):
+            self._wait_writable()
+            return
+        except OSError as error:
+            self.close(f"send failed: {os.strerror(error.errno or 0)}")
+            return
+        if self._writing:
+            self._writing = False
+            self._portal.loop.remove_writer(self.sock)
+        if connection.failed is not None:
+            self.close(connection.failed)
+        elif connection.closing:
+            self.close(connection.close_reason)
+
+    def _drop_replayed(self, buffers: list[bytes | bytearray | memoryview]) -> None:
+        """What the front door has already answered is made again here, and not sent again."""
+        part = min(self._skip, sum(memoryview(buffer).nbytes for buffer in buffers))
+        self._skip -= part
+        self.connection.sent(part)
+
+    def _wait_writable(self) -> None:
+        if not self._writing:
+            self._writing = True
+            self._portal.loop.add_writer(self.sock, self._on_writable)
+        if (self.connection.failed is not None or self.connection.closing) and self.held_since is None:
+            self.held_since = self._portal.now()
+
+    def _on_writable(self) -> None:
+        self.flush()
+        if not self.closed:
+            self.process()
+
+    # --- time and end --------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        self.connection.tick(now)
+        if self.held_since is not None and now - self.held_since > LINGER_SECONDS:
+            self.close(self.connection.failed or "peer did not take the last answer")
+            return
+        self.process()
+
+    def detach(self) -> socket.socket:
+        """Stop serving the socket without closing it: it goes to another process. The handler is not told."""
+        self._forget()
+        return self.sock
+
+    def close(self, reason: str) -> None:
+        if self.closed:
+            return
+        self._forget()
+        self.handler.on_closed(self)
+        log.info("connection from %s ended: %s", self.peer, reason)
+        self.sock.close()
+
+    def _forget(self) -> None:
+        self._read(False)
+        if self._writing:
+            self._portal.loop.remove_writer(self.sock)
+            self._writing = False
+        self.closed = True
+        self._portal.forget(self)
+
+
+class Portal:
+    """The streams of one process and their clock. Owner of every socket that it adopted."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, handler: Handler, settings: Settings | None = None) -> None:
+        self.loop = loop
+        self.now: Callable[[], float] = loop.time
+        self.streams: set[Stream] = set()
+        self._handler = handler
+        self._settings = settings or Settings()
+        self._budget = WorkerBudget(self._settings.worker_buffers)
+        self._awake: dict[Stream, None] = {}
+        self._timer: asyncio.TimerHandle | None = loop.call_later(TICK_SECONDS, self._tick)
+
+    def adopt(
+        self, sock: socket.socket, received: bytes = b"", replied: int = 0, *, record: bool = False
+    ) -> Stream | None:
+        """Serve a connected socket. ``received`` is what was read from it before; of the answers to that, the first
+        ``replied`` bytes have been sent already. Too many that have not logged in: closed at once (they try again)."""
+        if sum(stream.connection.session is None for stream in self.streams) >= MAX_WAITING:
+            log.warning("connection from %s refused: %d others have not logged in yet", peer_name(sock), MAX_WAITING)
+            sock.close()
+            return None
+        sock.setblocking(False)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = Connection(
+            self._settings, self.now(), random_bytes=os.urandom, peer=peer_name(sock), budget=self._budget
+        )
+        stream = Stream(self, sock, self._handler, connection, replied)
+        connection.owner = stream
+        connection.wake = stream.wake
+        if record:
+            stream.recording = bytearray()
+        self.streams.add(stream)
+        stream.feed(received)
+        return stream
+
+    def soon(self, function: Callable[[], None]) -> None:
+        self.loop.call_soon(function)
+
+    def wake(self, stream: Stream) -> None:
+        if not self._awake:
+            self.loop.call_soon(self._flush_awake)
+        self._awake[stream] = None
+
+    def forget(self, stream: Stream) -> None:
+        self.streams.discard(stream)
+        self._awake.pop(stream, None)
+
+    def _flush_awake(self) -> None:
+        awake, self._awake = self._awake, {}
+        for stream in awake:
+            if not stream.closed:
+                stream.process()
+
+    def _tick(self) -> None:
+        now = self.now()
+        for stream in tuple(self.streams):
+            stream.tick(now)
+        self._timer = self.loop.call_later(TICK_SECONDS, self._tick)
+
+    def close(self, reason: str) -> None:
+        """End every stream now. What waits for the store is revoked by the handler."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for stream in tuple(self.streams):
+            stream.close(reason)

@@ -1,0 +1,134 @@
+"""The targets of one pool: which exist, who may log in, and the login stage of every connection handed over.
+
+The authority on access: the front door only guesses whose socket it is. Not a target itself (``node``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+
+from blockstore.api import ClientRecord, Done, Group
+from pdus.iscsi.login import LoginStatus
+from target.access import find_client, host_of
+from target.iscsi.auth import ChapCredentials
+from target.iscsi.events import Event, LoginStarted, SessionRequested
+from target.iscsi.login import LoginPolicy
+from target.node import NodeSession, SessionInfo, TargetNode
+from target.portal import Stream
+
+log = logging.getLogger("blockyard.target")
+
+PORTAL_GROUP_TAG = 1
+"""There is one portal group: every portal leads to every target."""
+DRAIN_SECONDS = 3
+"""How long the sessions of a deleted target may take to log out when asked."""
+
+
+class PendingLogin:
+    """A connection between its first Login Request and full feature phase."""
+
+    __slots__ = ("client", "node")
+
+    def __init__(self, node: TargetNode, client: ClientRecord) -> None:
+        self.node = node
+        self.client = client
+
+
+class Targets:
+    """All target nodes of one pool by IQN. Handler of every stream of the worker's portal."""
+
+    def __init__(self, barrier: Callable[[Done], None]) -> None:
+        self._barrier = barrier
+        self._nodes: dict[str, TargetNode] = {}
+
+    def put(self, group: Group) -> None:
+        """Serve ``group``, or serve it as it is now."""
+        iqn = group.record.iqn
+        node = self._nodes.get(iqn.lower())
+        if node is None:
+            node = self._nodes[iqn.lower()] = TargetNode(iqn, self._barrier)
+        node.project(group)
+
+    async def remove(self, iqn: str) -> None:
+        """Stop serving: no login any more (02/03 ends the initiators' retries), sessions are asked to log out and
+        dropped if they do not."""
+        node = self._nodes.pop(iqn.lower(), None)
+        if node is None:
+            return
+        node.drain(DRAIN_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(node.wait_empty(), DRAIN_SECONDS)
+        node.drop("the target was removed")
+
+    def sessions(self) -> list[SessionInfo]:
+        return [info for node in self._nodes.values() for info in node.infos()]
+
+    def visible(self, initiator: str, address: str) -> list[str]:
+        """IQNs that ``initiator`` may log in to from ``address``."""
+        return [node.iqn for node in self._nodes.values() if find_client(node.clients, initiator, address)]
+
+    # --- Handler -------------------------------------------------------------------------------------------------
+
+    def on_event(self, stream: Stream, event: Event) -> None:
+        context = stream.context
+        if type(context) is NodeSession:
+            context.node.on_event(context, event)
+        elif isinstance(event, LoginStarted):
+            self._start_login(stream, event)
+        elif isinstance(event, SessionRequested):
+            self._establish(stream, event)
+
+    def on_closed(self, stream: Stream) -> None:
+        if type(stream.context) is NodeSession:
+            stream.context.node.lose(stream.context)
+
+    def _start_login(self, stream: Stream, event: LoginStarted) -> None:
+        node = self._nodes.get((event.target_name or "").lower())
+        if node is None:
+            stream.connection.refuse_login(LoginStatus.NOT_FOUND)
+            log.info("login of %s from %s refused: no target %s", event.initiator_name, stream.peer, event.target_name)
+            return
+        client = find_client(node.clients, event.initiator_name, host_of(stream.peer))
+        if client is None:
+            stream.connection.refuse_login(LoginStatus.AUTHORIZATION_FAILURE)
+            log.warning(
+                "login of %s from %s to %s refused: no client of it", event.initiator_name, stream.peer, node.iqn
+            )
+            return
+        stream.context = PendingLogin(node, client)
+        stream.connection.accept_login(policy_of(client))
+
+    def _establish(self, stream: Stream, event: SessionRequested) -> None:
+        pending = stream.context
+        assert isinstance(pending, PendingLogin)
+        node, client = pending.node, pending.client
+        # The group may have changed while the initiator was proving who it is.
+        if self._nodes.get(node.iqn.lower()) is not node:
+            stream.connection.refuse_login(LoginStatus.NOT_FOUND)
+            return
+        if client not in node.clients:
+            stream.connection.refuse_login(LoginStatus.AUTHORIZATION_FAILURE)
+            return
+        identity = event.identity
+
+        def logged_in() -> None:
+            log.info("%s logged in to %s from %s", identity.initiator_name, node.iqn, stream.peer)
+
+        node.establish(stream, identity, logged_in)
+
+
+def policy_of(client: ClientRecord) -> LoginPolicy:
+    """What the login must prove, from the client's record."""
+    if client.chap is None:
+        return LoginPolicy(chap=None, portal_group_tag=PORTAL_GROUP_TAG)
+    mutual = client.mutual
+    credentials = ChapCredentials(
+        client.chap.user,
+        client.chap.secret.encode(),
+        mutual.user if mutual else None,
+        mutual.secret.encode() if mutual else None,
+    )
+    return LoginPolicy(chap=credentials, portal_group_tag=PORTAL_GROUP_TAG)
