@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from array import array
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -137,9 +138,8 @@ class Channel:
     def _send_packets(self, outgoing: _Outgoing) -> bool:
         """False: the other side has to read first, or is gone."""
         while outgoing.packets:
-            descriptors = [sock.fileno() for sock in outgoing.sockets]
             try:
-                socket.send_fds(self._sock, [outgoing.packets[0]], descriptors, socket.MSG_NOSIGNAL)
+                _transmit(self._sock, outgoing.packets[0], outgoing.sockets)
             except BlockingIOError:
                 self._loop.add_writer(self._sock.fileno(), self._writable)
                 return False
@@ -157,16 +157,14 @@ class Channel:
     def _readable(self) -> None:
         for _ in range(PACKETS_A_TICK):
             try:
-                packet, descriptors, flags, _ = socket.recv_fds(
-                    self._sock, PACKET + 1, MAX_SOCKETS, socket.MSG_CMSG_CLOEXEC
-                )
+                packet, sockets, flags = _receive(self._sock)
             except BlockingIOError:
                 return
             except OSError as error:
                 log.info("channel: cannot receive (%s)", error)
                 self.close()
                 return
-            self._incoming_sockets += [socket.socket(fileno=descriptor) for descriptor in descriptors]
+            self._incoming_sockets += sockets
             if not packet:  # the other side closed, or died
                 self.close()
             elif flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
@@ -266,6 +264,25 @@ class Channel:
                 name = type(call).__name__
                 future.set_exception(Unavailable(f"the pool's worker ended during {name}: repeat it in a moment"))
         self._loop.call_soon(self._server.closed)
+
+
+# Not socket.send_fds and recv_fds: Python 3.11's ignore their ``flags``, so that what was received would be inherited
+# by the next process started.
+def _transmit(sock: socket.socket, packet: bytes, sockets: Sequence[socket.socket]) -> None:
+    descriptors = array("i", [each.fileno() for each in sockets])
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)] if sockets else []
+    sock.sendmsg([packet], ancillary, socket.MSG_NOSIGNAL)
+
+
+def _receive(sock: socket.socket) -> tuple[bytes, list[socket.socket], int]:
+    """A packet, the sockets that came with it, and the flags of recvmsg(2)."""
+    room = socket.CMSG_LEN(MAX_SOCKETS * array("i").itemsize)
+    packet, ancillary, flags, _ = sock.recvmsg(PACKET + 1, room, socket.MSG_CMSG_CLOEXEC)
+    descriptors = array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+    return packet, [socket.socket(fileno=descriptor) for descriptor in descriptors], flags
 
 
 def _close(sockets: Sequence[socket.socket]) -> None:
