@@ -22,7 +22,6 @@ class Cdb(FixedLayout):
 
     __slots__ = ()
     opcode: ClassVar[int]
-    service_action: ClassVar[int | None] = None
 
 
 def _opcode(value: int) -> Any:
