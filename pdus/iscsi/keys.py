@@ -84,7 +84,7 @@ class Key:
 
     ``default`` is the value in force when nobody speaks of the key, in its text form (None: there is none).
     ``range`` is lowest and highest number, or empty. ``values`` are the words a list or text key may hold, or empty
-    for free text. ``max_value`` is in bytes. ``discovery`` is False for keys that are irrelevant in a discovery session.
+    for free text. ``max_value`` is in bytes. ``discovery`` is False for keys that a discovery session makes irrelevant.
     """
 
     name: str

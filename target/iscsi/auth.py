@@ -24,7 +24,7 @@ CHALLENGE_LENGTH = 32  # bytes; at least 16 are wanted, and as long as the longe
 
 @dataclass(frozen=True, slots=True)
 class ChapCredentials:
-    """What the initiator must prove, and what we prove in turn when it asks (``target_*``, None: mutual not possible)."""
+    """What the initiator must prove, and what we prove when it asks (``target_*``; None: mutual is not possible)."""
 
     user: str
     secret: bytes = field(repr=False)

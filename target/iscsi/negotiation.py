@@ -1,7 +1,7 @@
-"""Operational keys during login, and in full feature phase (RFC 7143 chapters 6 and 13): what we answer, and the result.
+"""Operational keys in login and full feature phase (RFC 7143 chapters 6 and 13): what we answer, and what is agreed.
 
-The rules of each key are rows of ``pdus.iscsi.keys``; here is what *this* target wants and what has been agreed. Not the
-stages of the login and not authentication. Invariant: a key is settled at most once.
+The rules of each key are rows of ``pdus.iscsi.keys``; here is what *this* target wants. Not the stages of the login and
+not authentication. Invariant: a key is settled at most once.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Negotiation:
         return self._settled.get(name, KEYS[name].default)
 
     def settle_once(self, name: str, value: str) -> None:
-        """Note a key as said. InitiatorError when it was said before (RFC 7143 6.3: a second attempt ends the login)."""
+        """Note a key as said. InitiatorError when it was said before: that ends the login (RFC 7143 6.3)."""
         if name in self._settled:
             raise InitiatorError(f"{name} sent more than once")
         self._settled[name] = value

@@ -1,7 +1,8 @@
 """Where received bytes go: one preallocated buffer per connection, or a task's own buffer for large Data-Out.
 
 Whole PDUs are consumed where they lie; what remains is moved to the front only when the next bytes would not fit.
-Invariant: ``start`` <= ``end``, and after ``space`` there is room for the ``missing`` bytes (at least 1) of the unfinished PDU, if not ``full``.
+Invariant: ``start`` <= ``end``; after ``space`` the ``missing`` bytes (at least 1) of the unfinished PDU fit, or the
+buffer is ``full``.
 """
 
 from __future__ import annotations

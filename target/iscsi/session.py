@@ -21,7 +21,7 @@ from target.iscsi.settings import Settings
 from target.iscsi.transfer import Transfer
 
 if TYPE_CHECKING:
-    from target.iscsi.connection import Connection
+    from target.iscsi.commands import Commands
     from target.iscsi.events import SessionIdentity, TaskManagement
 
 _SINGLE_LEVEL = (1 << 48) - 1  # the bits of a LUN below its first level (SAM-5, single level LUN structure)
@@ -47,8 +47,8 @@ class Task:
 
     ``lun`` is -1 when its addressing is not understood; ``cdb`` is 16 bytes, more with an extended CDB;
     ``expected_length`` is the Expected Data Transfer Length in bytes (of the Data-Out if the command is bidirectional,
-    then ``expected_read_length`` is that of the Data-In). ``data_out`` is complete or None; ``wanted`` is how many bytes
-    the device server asked for, which may exceed ``expected_length``. ``nexus`` and ``scsi`` are opaque here.
+    then ``expected_read_length`` is that of the Data-In). ``data_out`` is complete or None; ``wanted`` is how many
+    bytes the device server asked for, which may exceed ``expected_length``. ``nexus`` and ``scsi`` are opaque here.
     """
 
     __slots__ = (
@@ -73,7 +73,7 @@ class Task:
         "write",
     )
 
-    def __init__(self, connection: Connection, nexus: object, pdu: ScsiCommand) -> None:
+    def __init__(self, connection: Commands, nexus: object, pdu: ScsiCommand) -> None:
         self.connection = connection
         self.nexus = nexus
         self.itt = pdu.initiator_task_tag

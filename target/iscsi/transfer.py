@@ -39,8 +39,8 @@ class Transfer:
     """The Data-Out of one task.
 
     ``wanted`` is what the device server asked for, capped by the expected length; -1 until it asked. ``failure`` is the
-    status and sense data that the task will end with; from then on data is discarded and only the sequences' ends are awaited
-    (RFC 7143 7.3: the response waits for the final bit of each).
+    status and sense data that the task will end with; from then on data is discarded and only the
+    sequences' ends are awaited (RFC 7143 11.17.1: the response waits for the final bit of each).
     """
 
     __slots__ = (
