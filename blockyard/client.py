@@ -49,9 +49,11 @@ class BlockyardClient:
             raise Invalid(f"the API address is {address!r}, allowed is unix:PATH (BLOCKYARD_API)")
         self._address = address
         self._http = httpx.Client(
-            transport=transport or httpx.HTTPTransport(uds=address.removeprefix("unix:")),
+            # There is no TLS on a Unix socket: without verify=False httpx would load all certificates of the machine.
+            transport=transport or httpx.HTTPTransport(uds=address.removeprefix("unix:"), verify=False),
             base_url="http://blockyard/v1",
             timeout=SECONDS,
+            trust_env=False,  # no proxy stands between this machine and itself
         )
 
     def __enter__(self) -> Self:

@@ -9,7 +9,7 @@ import typer
 from pydantic import ValidationError
 
 from blockyard import __version__
-from blockyard.cli import client, group, pool, serve, session, snapshot, volume
+from blockyard.cli import check, client, group, pool, serve, session, snapshot, volume
 from blockyard.cli.output import Json, print_json, say, warn
 from blockyard.errors import ANSWERS, Invalid, ProductError, explain
 
@@ -21,6 +21,7 @@ app = typer.Typer(
     epilog="Every verb but serve and check asks the daemon at BLOCKYARD_API (default unix:/run/blockyard/api.sock).",
 )
 app.command(epilog="Example: blockyard serve --store /var/lib/blockyard --portal 0.0.0.0:3260")(serve.serve)
+app.command(epilog="Example: blockyard check --store /var/lib/blockyard --deep")(check.check)
 for noun in (group, volume, snapshot, client, session, pool):
     app.add_typer(noun.app, name=noun.__name__.rpartition(".")[2])
 

@@ -128,7 +128,7 @@ def differences(record: api.GroupRecord, asked: NewGroup, iqn: str | None) -> li
     asked_sizes = [volume.size for volume in asked.volumes]
     found = []
     if sizes != asked_sizes:
-        found.append(f"volumes of {sizes} bytes instead of {asked_sizes}")
+        found.append(f"volumes of {_listed(sizes)} bytes instead of {_listed(asked_sizes)}")
     if record.cache.value != asked.cache.value:
         found.append(f"cache {record.cache.value} instead of {asked.cache.value}")
     if not same_clients(record, asked.clients):
@@ -136,6 +136,10 @@ def differences(record: api.GroupRecord, asked: NewGroup, iqn: str | None) -> li
     if iqn is not None and iqn != record.iqn:
         found.append(f"IQN {record.iqn} instead of {iqn}")
     return found
+
+
+def _listed(sizes: list[int]) -> str:
+    return ", ".join(map(str, sizes)) or "0"
 
 
 def same_clients(record: api.GroupRecord, asked: tuple[ClientSpec, ...]) -> bool:

@@ -1,7 +1,7 @@
 """A yard without disks and processes: pools in memory, workers that are objects on the test's own loop.
 
-The channel, the verbs, the supervision and the REST API are the real ones; what is imitated is a process (``FakeProcess``),
-the engine (the store's own ``MemoryPool``) and the targets (``FakeTargets``: a list of sessions).
+The channel, the verbs, the supervision and the REST API are the real ones; what is imitated is a process
+(``FakeProcess``), the engine (the store's own ``MemoryPool``) and the targets (``FakeTargets``: a list of sessions).
 """
 
 from __future__ import annotations

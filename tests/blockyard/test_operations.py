@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from blockyard.errors import AlreadyExists, Invalid, InUse, NotFound, OutOfSpace, Unavailable
+from blockstore import api
+from blockyard.errors import ANSWERS, AlreadyExists, InUse, Invalid, NotFound, OutOfSpace, Unavailable
 from blockyard.model import (
     Auth,
     Cache,
@@ -16,6 +17,7 @@ from blockyard.model import (
     VolumeSpec,
 )
 from blockyard.rpc.calls import OpenFailed
+from blockyard.worker.records import STORE_ERRORS
 from tests.blockyard.support import HOST_A, HOST_B, SECRET, FakeSession, MemoryYard, run
 
 MIB = 1 << 20
@@ -271,10 +273,6 @@ def test_a_sweep_tells_what_came_back() -> None:
 
 
 def test_the_stores_refusals_arrive_as_the_products() -> None:
-    from blockstore import api
-    from blockyard.errors import ANSWERS
-    from blockyard.worker.records import STORE_ERRORS
-
     def subclasses(kind: type) -> set[type]:
         return {each for child in kind.__subclasses__() for each in {child} | subclasses(child)}
 

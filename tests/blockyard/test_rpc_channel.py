@@ -211,7 +211,7 @@ def test_callers_that_wait_get_unavailable_when_the_other_side_dies() -> None:
 def test_a_silent_worker_is_unavailable_after_the_callers_patience() -> None:
     async def scenario() -> None:
         daemon, worker = sides()
-        with pytest.raises(Unavailable, match="did not answer ListSessions in 0.001 s"):
+        with pytest.raises(Unavailable, match="did not answer ListSessions"):
             await daemon.channel.call(ListSessions(), seconds=0.001)
         worker.block.set()
         await worker.channel.drain()
@@ -232,4 +232,3 @@ def test_garbage_ends_the_channel(packet: bytes) -> None:
         theirs.close()
 
     run(scenario())
-
