@@ -220,6 +220,7 @@ class EnginePool:
         self._reserve(tuning.reserve)
         self._cancel_housekeeping = self.runner.call_later(_HOUSEKEEPING, self._housekeep)
         self.runner.call_soon(self._begin_sweep)
+        self._space.prepare()
 
     def _build(self, size_limit: int | None, tuning: Tuning) -> None:
         """The parts, each told what it may ask of the others."""
@@ -250,6 +251,7 @@ class EnginePool:
             step=tuning.grow_step >> UNIT_SHIFT,
             keep=tuning.keep_free >> UNIT_SHIFT,
             join=self.writer.join,
+            drop=self.writer.drop,
             reclaim=self._reclaim,
         )
         self._checkpointer = Checkpointer(
@@ -360,6 +362,11 @@ class EnginePool:
                 "recovered_batches": self.recovered.batches,
             },
         )
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` has ended and the lock is released."""
+        return self._closing is not None and self._closing.done()
 
     def close(self) -> Future[None]:
         if self._closing is not None:

@@ -40,6 +40,7 @@ class Replay:
     """The state that the files describe, and how it came about."""
 
     superblock: Superblock
+    rescue: bool
     blockmap: BlockMap
     catalog: Catalog
     next_seq: int
@@ -81,10 +82,11 @@ def check_identity(data: File, pool: UUID) -> None:
         raise Corrupt(f"data is device {device} of pool {owner}; meta.db is of pool {pool}")
 
 
-def replay(directory: Directory, database: MetaDb, data: File, map_leaves: int) -> Replay:
-    """Build the state. Writes nothing but blocks that the page cache has and the disk lost (same boot only)."""
+def replay(directory: Directory, database: MetaDb, data: File, map_leaves: int, *, rescue: bool = True) -> Replay:
+    """Build the state. Writes nothing but, with ``rescue``, blocks that the page cache has and the disk lost (same
+    boot only)."""
     superblock = database.superblock()
-    state = Replay(superblock, BlockMap(map_leaves), Catalog(), superblock.next_seq, superblock.high_water)
+    state = Replay(superblock, rescue, BlockMap(map_leaves), Catalog(), superblock.next_seq, superblock.high_water)
     database.load(state.blockmap, state.catalog)
     state.blockmap.generation = superblock.generation
     state.blockmap.next_map = superblock.next_map
@@ -146,7 +148,8 @@ def _rescue(data: File, block: int, crc: int, state: Replay) -> None:
     cached = memoryview(bytearray(UNIT))
     data.read(block << UNIT_SHIFT, cached)
     if crc32c(cached) == crc:
-        data.write(block << UNIT_SHIFT, (cached,))
+        if state.rescue:
+            data.write(block << UNIT_SHIFT, (cached,))
         state.rewritten += 1
     else:
         _log.error(

@@ -39,6 +39,7 @@ class Space:
         step: int,
         keep: int,
         join: Callable[[Member], None],
+        drop: Callable[[list[Member], StoreError], None],
         reclaim: Callable[[], bool],
     ) -> None:
         self._runner = runner
@@ -48,6 +49,7 @@ class Space:
         self._step = step
         self._keep = keep
         self._join = join
+        self._drop = drop
         self._reclaim = reclaim
         self._pending: list[Run] = []
         self._sealed: list[Run] = []
@@ -56,6 +58,7 @@ class Space:
         self._growing = False
         self._host_full = False
         self._hungry: deque[tuple[float, Member]] = deque()  # (deadline, write), in order
+        self._afterwards: list[Callable[[], None]] = []  # run when no write waits any more
         self._timer = False
         self.pending_blocks = 0
         self.stopped = False
@@ -76,10 +79,18 @@ class Space:
             self._grow()
         return runs
 
+    def prepare(self) -> None:
+        """Grow if little is free, before the first write asks."""
+        if self.allocator.free < self._step >> 1:
+            self._grow()
+
     def wait(self, members: list[Member]) -> None:
-        """These writes found no space: they join again once there is some, or are refused."""
+        """These writes found no space: they join again once there is some, or are refused. Invariant: they stay in the
+        pending index."""
         deadline = self._runner.now() + _PATIENCE
-        self._hungry.extend((deadline, member) for member in members)
+        for member in members:
+            self._hungry.append((deadline, member))
+            member[0].index_pending(member[1], member[2])  # a ragged write into the same grain must wait for it
         if self._hungry and not self._timer:
             self._timer = True
             self._runner.call_later(_PATIENCE, self._out_of_patience)
@@ -91,21 +102,37 @@ class Space:
         while self._hungry and self._hungry[0][1][2] <= room:
             member = self._hungry.popleft()[1]
             room -= member[2]
-            member[0].index_pending(member[1], member[2])
             self._join(member)
         if self._hungry and not (self._growing or self._releasing or self._punching or self._grow() or self._reclaim()):
             self.refuse_all(OutOfSpace(f"no block is free of {self.allocator.blocks}, and none will come back"))
+        self._go_on()
+
+    def waiting_members(self) -> list[Member]:
+        return [member for _, member in self._hungry]
+
+    def after_waiting(self, action: Callable[[], None]) -> None:
+        """Run ``action`` when the writes that wait have joined again, or were refused."""
+        self._afterwards.append(action)
+        self._go_on()
 
     def refuse_all(self, error: StoreError) -> None:
-        hungry, self._hungry = self._hungry, deque()
-        for _, member in hungry:
-            member[6](error)
+        hungry, self._hungry = self.waiting_members(), deque()
+        self._drop(hungry, error)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if not self._hungry:
+            actions, self._afterwards = self._afterwards, []
+            for action in actions:
+                action()
 
     def _out_of_patience(self) -> None:
         self._timer = False
         now = self._runner.now()
-        while self._hungry and self._hungry[0][0] <= now:
-            self._hungry.popleft()[1][6](Busy("space is still being counted"))
+        tired = [member for deadline, member in self._hungry if deadline <= now]
+        self._hungry = deque(item for item in self._hungry if item[0] > now)
+        self._drop(tired, Busy("space is still being counted"))
+        self._go_on()
         if self._hungry:
             self._timer = True
             self._runner.call_later(self._hungry[0][0] - now, self._out_of_patience)

@@ -8,6 +8,7 @@ match; no grain is read for modification while a write to it is joined and not c
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -291,8 +292,10 @@ class EngineVolume:
         """Read-modify-write of the grains at the edges. What is joined for them is committed first, so that two
         writes of 512 bytes into one grain in one tick both land."""
         first, end = offset >> UNIT_SHIFT, (offset + len(data) + _UNIT_MASK) >> UNIT_SHIFT
-        if self._meets_pending(range(first, end)) and not self._writer.cut():
-            self._writer.after_commit(lambda: self.write(offset, data, permit, done, sync=sync))
+        grains = range(first, end)
+        if self._meets_pending(grains) and (not self._writer.cut() or self._meets_pending(grains)):
+            again = partial(self.write, offset, data, permit, done, sync=sync)
+            self._writer.after_commit(lambda: self._writer.space.after_waiting(again))
             return
         if self._writer.refusal is not None:
             done(self._writer.refusal)
@@ -305,7 +308,7 @@ class EngineVolume:
             done(error)
             return
         if not ready:
-            self._warm_edges(first, end, lambda: self.write(offset, data, permit, done, sync=sync), done)
+            self._warm_edges(first, end, partial(self.write, offset, data, permit, done, sync=sync), done)
             return
         skip = offset & _UNIT_MASK
         whole[skip : skip + len(data)] = data

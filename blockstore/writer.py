@@ -123,6 +123,12 @@ class BatchWriter:
             member[6](error)
         self.resume()
 
+    def drop(self, members: list[Member], error: StoreError) -> None:
+        """Members that ``space`` gave up on: nothing of them is stored."""
+        self._unindex(members)
+        for member in members:
+            member[6](error)
+
     def _end_of_tick(self) -> None:
         self._due = False
         if self._members and self.refusal is None and self._commit() and self._members:
@@ -226,7 +232,7 @@ class BatchWriter:
         """Take ``members`` out of the pending index; what stays joined, or is undecided, is put in again."""
         for member in members:
             member[0].forget_pending()
-        for member in self._members + self._undecided:
+        for member in self._members + self._undecided + self.space.waiting_members():
             member[0].index_pending(member[1], member[2])
 
     def _answer(self, members: list[Member], error: StoreError | None, grains: int) -> None:

@@ -7,9 +7,12 @@ import itertools
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import TypeVar
 
 from blockstore.api import Group, NewVolume, Pool, StandingPermit, StoreError, Volume
+from blockstore.check import CheckReport, check_pool
+from blockstore.pool import EnginePool, Tuning, open_pool
 
 T = TypeVar("T")
 PERMIT = StandingPermit()
@@ -113,6 +116,11 @@ class Driver:
         self.runner = runner
         self.pool = pool
 
+    @property
+    def engine(self) -> EnginePool:
+        assert isinstance(self.pool, EnginePool)
+        return self.pool
+
     def wait(self, future: Future[T], patience: float = 60) -> T:
         """The future's result, moving the clock as far as ``patience`` seconds."""
         self.runner.settle()
@@ -158,3 +166,67 @@ class Driver:
 def pattern(seed: int, length: int = GRAIN) -> bytes:
     """``length`` bytes that differ from those of every other seed, never all zero."""
     return ((seed * 2654435761 + 0x9E3779B9) % (1 << 61)).to_bytes(8, "little") * (length // 8)
+
+
+TUNING = Tuning(grow_step=2 * MIB, keep_free=64 * MIB, reserve=0, map_leaves=1 << 14)
+
+
+class Store:
+    """A pool directory that is opened, crashed and opened again."""
+
+    def __init__(self, path: Path, *, tuning: Tuning = TUNING, size_limit: int | None = None) -> None:
+        self.path = path
+        self.tuning = tuning
+        self.size_limit = size_limit
+        self.driver: Driver | None = None
+        self.expect_findings = False  # the test damages the store on purpose
+
+    def open(self) -> Driver:
+        runner = ManualRunner()
+        pool = open_pool(
+            self.path,
+            runner,
+            create=True,
+            journal_size=256 * KIB,
+            size_limit=self.size_limit,
+            tuning=self.tuning,
+        )
+        self.driver = Driver(runner, pool)
+        return self.driver
+
+    def kill(self) -> None:
+        """The process dies: what was due never runs, and the kernel closes its files."""
+        assert self.driver is not None
+        pool = self.driver.engine
+        self.driver = None
+        if pool.closed:
+            return
+        pool._database.close()
+        pool._journal.close()
+        pool.data.close()
+        pool._directory.close()
+
+    def close(self) -> None:
+        assert self.driver is not None
+        self.driver.wait(self.driver.pool.close())
+        self.driver = None
+
+    def reopen(self) -> Driver:
+        """Kill and recover."""
+        self.kill()
+        return self.open()
+
+    def check(self) -> CheckReport:
+        return check_pool(self.path, deep=True)
+
+    def prove_whole(self) -> None:
+        """Leave as a crash would, check, recover, close, check again."""
+        if self.driver is not None:
+            self.kill()
+        if not self.path.exists() or self.expect_findings:
+            return
+        assert self.check().findings == ()
+        driver = self.open()
+        driver.runner.advance(2)
+        self.close()
+        assert self.check().findings == ()
