@@ -353,7 +353,7 @@ class Commands(Channel):
         if length and length == expected and task.read and not task.write:
             pdu = self._data_in
             pdu.data_segment_length = length
-        elif not length and (expected == 0 or (task.write and not task.read and task.wanted == expected)):
+        elif not length and not task.read and task.wanted == expected:
             pdu = self._good
         else:
             self._respond_fully(session, task, status, sense, data, 0)

@@ -70,8 +70,8 @@ def put_response(output: Output, answer: Answer, numbers: Numbers, max_send: int
     read = Residual.of(answer.read_expected, len(answer.data)) if answer.read else Residual()
     write = Residual.of(answer.write_expected, answer.write_wanted) if answer.write else Residual()
     if not answer.read and not answer.write:
-        # A command that says it moves nothing, whose answer has data all the same
-        read = Residual.of(0, len(answer.data))
+        # A command that says it moves nothing, but would: what it was not allowed to move is overflow
+        read = Residual.of(0, max(len(answer.data), answer.write_wanted))
     data = memoryview(answer.data)[: answer.read_expected]
     # Data-In has one residual field and no place for sense: status rides on it only in the simple case
     combined = answer.status == GOOD and not answer.sense and not bidirectional and len(data) > 0
