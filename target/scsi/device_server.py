@@ -112,12 +112,13 @@ class DeviceServer:
             if condition is not None:
                 return check_condition(condition)
         decoded = row.decode(cdb)
-        blocks: Result | int = 0
+        blocks = 0
         if row.extent is not None:
             assert isinstance(unit, LogicalUnit)
-            blocks = row.extent.check(unit, decoded)
-            if type(blocks) is not int:
-                return blocks
+            checked = row.extent.check(unit, decoded)
+            if isinstance(checked, Result):
+                return checked
+            blocks = checked
         wanted = 0 if row.data_out is None else row.data_out(decoded, blocks)
         if type(wanted) is int:
             task.scsi = (unit, row, decoded)
