@@ -127,6 +127,8 @@ def test_a_mounted_file_system_grows_after_a_rescan(host_a: Initiator, target: P
     host_a.rescan()
     assert host_a.size(device) == 800 * MIB
     host_a.guest.run(grow.format(device=device, folder=folder), timeout=120)
-    # More than the old volume could hold.
-    host_a.guest.run(f"head -c {450 * MIB} /dev/zero >{folder}/large && sync && rm {folder}/large", timeout=300)
+    # A file longer than the old volume, with real blocks at its end.
+    large = f"{folder}/large"
+    host_a.guest.run(f"fallocate -l 450M {large} && dd if={folder}/bulk of={large} bs=1M seek=440 conv=notrunc,fsync")
+    host_a.guest.run(f"echo 3 >/proc/sys/vm/drop_caches && dd if={large} bs=1M skip=440 count=8 | cmp - {folder}/bulk")
     assert _moment(host_a, folder) == "small"
