@@ -183,11 +183,18 @@ class Operations:
     async def list_sessions(self, group: str | None = None) -> tuple[Session, ...]:
         if group is not None:
             await self._pool_of(group)
-        replies = await asyncio.gather(
-            *(pool.call(calls.ListSessions(), seconds=GLANCE) for pool in self._pools.values() if pool.serving)
-        )
-        found = [session for reply in replies for session in reply.sessions if group in (None, session.group)]
+        lists = await asyncio.gather(*(self._sessions_of(pool) for pool in self._pools.values()))
+        found = [session for sessions in lists for session in sessions if group in (None, session.group)]
         return tuple(sorted(found, key=lambda session: (session.group, session.initiator)))
+
+    async def _sessions_of(self, pool: PoolHandle) -> tuple[Session, ...]:
+        """None while its worker is down: they died with it."""
+        if not pool.serving:
+            return ()
+        try:
+            return (await pool.call(calls.ListSessions(), seconds=GLANCE)).sessions
+        except Unavailable:
+            return ()
 
     async def list_pools(self) -> tuple[Pool, ...]:
         await self._wait_settled()

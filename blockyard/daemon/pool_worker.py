@@ -28,7 +28,10 @@ log = logging.getLogger("blockyard.daemon")
 R = TypeVar("R", bound=Value)
 
 STOP_SECONDS = 15.0  # for commit and close after Stop; the promise is 20 s for the whole daemon
-EXIT_SECONDS = 20.0  # a worker whose channel is closed and that still runs then is killed: its lock blocks the next
+KILL_SECONDS = 3.0  # for the process to end after that; then it is killed, which costs no acknowledged write
+EXIT_SECONDS = (
+    20.0  # while the daemon goes on: a worker without channel that still runs then is killed, for it holds the lock
+)
 
 
 class Process(Protocol):
@@ -77,6 +80,8 @@ class PoolWorker:
         self._channel_closed = asyncio.Event()
         self._settled = asyncio.Event()
         self._retry = True
+        self._opening = True
+        """The worker has not said yet whether it could open its pool."""
 
     # --- life ------------------------------------------------------------------------------------------------------
 
@@ -94,7 +99,7 @@ class PoolWorker:
         """One worker process, from start to exit."""
         ours, theirs = socket_pair()
         self._channel_closed.clear()
-        self._retry = True
+        self._retry, self._opening = True, True
         channel = self._channel = Channel(ours, self._loop, self)
         try:
             process = await self._spawn(theirs)
@@ -115,13 +120,18 @@ class PoolWorker:
         # The channel tells of a death first; then the process, whose exit releases the pool's lock.
         await self._channel_closed.wait()
         try:
-            code = await asyncio.wait_for(process.wait(), EXIT_SECONDS)
+            patience = KILL_SECONDS if self._stopping.is_set() else EXIT_SECONDS
+            code = await asyncio.wait_for(process.wait(), patience)
         except TimeoutError:
             log.error("worker of %s (process %d) does not end: killed", self.name, process.pid)
             process.kill()
             code = await process.wait()
         if not self._stopping.is_set():
             log.warning("worker of %s (process %d) ended with code %d", self.name, process.pid, code)
+            if self._opening and self.restarts:
+                self._fail(
+                    f"its worker ended with code {code} before the pool was open, again; see the log", retry=True
+                )
 
     async def _wait_before_restart(self, seconds: float) -> None:
         if not seconds:
@@ -152,6 +162,8 @@ class PoolWorker:
     def notice(self, notice: Notice, sockets: Sequence[socket.socket]) -> None:
         for sock in sockets:
             sock.close()  # workers hand nothing back
+        if isinstance(notice, Opened | OpenFailed):
+            self._opening = False
         if isinstance(notice, Opened):
             self.uuid, self.reported = notice.uuid, True
             self.groups = {group.name: group for group in notice.groups}

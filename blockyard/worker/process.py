@@ -8,6 +8,7 @@ no connection is adopted before the pool is open, or after the end has begun.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import signal
@@ -16,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from blockstore.api import Corrupt, Invalid, Pool, Runner, StoreError
+from blockstore.api import Corrupt, Invalid, Locked, Pool, Runner, StoreError
 from blockstore.pool import open_pool
 from blockyard.errors import ProductError, Unavailable
 from blockyard.model import Value
@@ -29,6 +30,9 @@ from target.runner import LoopRunner
 from target.targets import Targets
 
 log = logging.getLogger("blockyard.worker")
+
+LOCK_SECONDS = 20.0  # what an orderly end may take a worker; after it somebody else holds the pool
+LOCK_RETRY_SECONDS = 0.25  # guessed: short beside the initiators' own retries of 2 s
 
 Opener = Callable[[Path, str, Runner, int | None], Pool]
 """(directory, name, runner, cap in bytes) → the recovered pool; raises StoreError, OSError."""
@@ -66,11 +70,12 @@ class Worker:
 
     async def _serve_pool(self, channel: Channel, loop: asyncio.AbstractEventLoop, runner: Runner) -> int:
         try:
-            pool = self._opener(self._path, self._name, runner, self._size)
+            pool = await self._open_pool(runner)
         except (StoreError, OSError) as error:
             reason = f"cannot open {self._path}: {error}"
             log.error("%s", reason)
             channel.notify(OpenFailed(reason=reason, retry=not isinstance(error, Corrupt | Invalid)))
+            self._closed.set()
             await channel.drain()
             return 1
         targets = Targets(pool.barrier)
@@ -83,6 +88,21 @@ class Worker:
         log.info("pool %s is open with %d group(s)", pool.uuid, len(pool.groups))
         await self._ending.wait()
         return await self._finish(pool, channel)
+
+    async def _open_pool(self, runner: Runner) -> Pool:
+        """Wait for the lock a while: the worker of a daemon that was killed still commits and closes.
+
+        Raises StoreError, OSError."""
+        deadline = runner.now() + LOCK_SECONDS
+        while True:
+            try:
+                return self._opener(self._path, self._name, runner, self._size)
+            except Locked as error:
+                if runner.now() >= deadline or self._ending.is_set():
+                    raise
+                log.info("%s: waiting for it", error)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), LOCK_RETRY_SECONDS)
 
     async def _finish(self, pool: Pool, channel: Channel) -> int:
         assert self._portal is not None

@@ -111,6 +111,8 @@ class MemoryWorker:
         self.starts = 0
         self.silent = False
         """Never opens its pool: recovery takes long."""
+        self.crashing = False
+        """Dies while it opens its pool."""
         self.process: FakeProcess | None = None
         self._channel: Channel | None = None
         self._verbs: Verbs | None = None
@@ -123,6 +125,8 @@ class MemoryWorker:
         if self.failing is not None:
             channel.notify(self.failing)
             await channel.drain()
+            self.die(1)
+        elif self.crashing:
             self.die(1)
         elif not self.silent:
             self.open()

@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from blockyard.daemon import backoff as backoff_module
 from blockyard.daemon.backoff import CALM, LONGEST, Backoff
 from blockyard.daemon.directory import YardDirectory
 from blockyard.daemon.pool_worker import PoolWorker
@@ -173,7 +174,9 @@ def test_a_pool_that_cannot_be_opened_stays_failed_while_others_serve() -> None:
     run(scenario())
 
 
-def test_a_pool_that_is_locked_is_tried_again() -> None:
+def test_a_pool_that_is_locked_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backoff_module, "FIRST", 0.001)
+
     async def scenario() -> None:
         yard = MemoryYard()
         yard.worker.failing = OpenFailed(reason="another process has this pool open", retry=True)
@@ -182,6 +185,23 @@ def test_a_pool_that_is_locked_is_tried_again() -> None:
             yard.worker.failing = None
             await until(yard.pool, PoolState.SERVING)
             assert yard.pool.reason is None
+
+    run(scenario())
+
+
+def test_a_worker_that_dies_again_and_again_before_its_pool_is_open_is_shown_as_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backoff_module, "FIRST", 0.001)
+
+    async def scenario() -> None:
+        yard = MemoryYard()
+        yard.worker.crashing = True
+        async with yard:
+            assert (yard.pool.state, yard.worker.starts) == (PoolState.FAILED, 2)
+            assert yard.pool.reason == "its worker ended with code 1 before the pool was open, again; see the log"
+            yard.worker.crashing = False
+            await until(yard.pool, PoolState.SERVING)  # it is still tried
 
     run(scenario())
 
