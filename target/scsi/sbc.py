@@ -96,13 +96,13 @@ def write_6(unit: LogicalUnit, cdb: cdbs.Write6, task: Task, finish: Finish) -> 
 
 
 def _write(unit: LogicalUnit, lba: int, task: Task, finish: Finish, *, sync: bool) -> Result | None:
-    data = task.data_out
-    if not data:
-        return GOOD
-    # An initiator that expected to send less gets the whole blocks written that it sent, and a residual overflow.
+    data = task.data_out or b""
     ragged = len(data) % LOGICAL_BLOCK
     if ragged:
-        data = data[: len(data) - ragged]
+        # The initiator expected to send less: the whole blocks that it sent are written, the rest is residual.
+        data = memoryview(data)[:-ragged]
+    if not data:
+        return GOOD
     unit.volume.write(lba * LOGICAL_BLOCK, data, task, Completion(unit, task, finish).done, sync=sync)
     return None
 
