@@ -3,8 +3,7 @@
 Two accounts, each bounded by the same limit. *Unsolicited* data is the initiator's doing: it is granted at once or
 the command ends with TASK SET FULL. *Solicited* data is asked for by R2T: no buffer, no R2T, the write waits. They are
 apart because unsolicited parts of many large writes would otherwise fill the account that each needs to finish.
-Invariant: what is reserved equals the sum of what the living transfers hold; a solicited request larger than the
-limit is granted when no other is held, so that no write waits for ever.
+Invariant: what is reserved equals the sum of what the living transfers hold, and never exceeds a limit.
 """
 
 from __future__ import annotations
@@ -59,9 +58,7 @@ class SessionBudget:
     def reserve(self, amount: int) -> bool:
         """Reserve for solicited data. False: ``wait``, and ``retry`` will be called."""
         worker = self._worker
-        if self.solicited and self.solicited + amount > self.limit:
-            return False
-        if worker.solicited and worker.solicited + amount > worker.limit:
+        if self.solicited + amount > self.limit or worker.solicited + amount > worker.limit:
             return False
         self.solicited += amount
         worker.solicited += amount

@@ -27,6 +27,7 @@ from target.iscsi.discovery import TextExchange
 from target.iscsi.events import (
     Event,
 )
+from target.iscsi.lending import Lender
 from target.iscsi.login import Login
 from target.iscsi.negotiation import LOGIN_MAX_SEGMENT
 from target.iscsi.output import COPY_LIMIT, Output
@@ -75,6 +76,7 @@ class Channel:
         self._landing: Landing | None = None
         self._output = Output()
         self._scratch = memoryview(b"")
+        self._lender = Lender()
         self._text: TextExchange | None = None
         self._heard = now
         self._pinged: float | None = None
@@ -105,7 +107,7 @@ class Channel:
     def lend(self, length: int) -> memoryview:
         """``length`` writable bytes for Data-In; those up to COPY_LIMIT are the same ones every time."""
         if length > COPY_LIMIT:
-            return memoryview(bytearray(length))
+            return self._lender.lend(length)
         if not self._scratch.nbytes:
             self._scratch = memoryview(bytearray(COPY_LIMIT))
         return self._scratch[:length]

@@ -148,6 +148,13 @@ class Commands(Channel):
         task.revoked = True
         return False
 
+    def _report_failure(self, task: Task) -> None:
+        """The transfer of a task that the owner knows has failed."""
+        if not task.revoked:
+            task.revoked = True
+            self.events.append(TransferFailed(task))
+        self._answer_failure(task)
+
     def _answer_failure(self, task: Task) -> None:
         """End a task with its transfer's failure, once the initiator has nothing more of it to send."""
         transfer = task.transfer
@@ -192,10 +199,7 @@ class Commands(Channel):
         if pdu.final:
             transfer.end_sequence(pdu.target_transfer_tag)
         if transfer.failure is not None:
-            if not task.revoked:
-                task.revoked = True
-                self.events.append(TransferFailed(task))
-            self._answer_failure(task)
+            self._report_failure(task)
         elif pdu.final and transfer.wanted >= 0:
             self._advance(task, transfer)
 
@@ -262,6 +266,11 @@ class Commands(Channel):
         session = self.session
         assert session is not None
         transfer.wanted = capped
+        if capped > self.settings.session_buffers:
+            # Never granted: the device server's maximum transfer length has to be below the budget
+            transfer.fail(b"", TASK_SET_FULL)
+            self._report_failure(task)
+            return False
         if transfer.complete:
             task.data_out = transfer.data()
             return True

@@ -198,6 +198,7 @@ class Connection(Commands, Requests):
                 self.fail(f"no answer to a ping for {settings.ping_timeout:g} s")
         elif now - self._heard >= settings.ping_interval:
             self._pinged = now
+            self._lender.clear()
             # Sent on our own initiative: StatSN is the next one and not consumed (RFC 7143 11.19.2)
             self._put_numbered(NopIn(target_transfer_tag=self.session.new_ttt(), stat_sn=self.stat_sn))
 

@@ -338,11 +338,7 @@ def test_the_short_way_to_answer_makes_the_same_bytes_as_the_plain_one(monkeypat
         if plain:
             monkeypatch.setattr(initiator.connection, "_hot_limit", -1)
         raw = []
-        for cdb, length, status, data in [
-            (READ, 4096, 0, DATA[:4096]),
-            (READ, 512, 0, DATA[:512]),
-            (WRITE, 512, 0, None),
-        ]:
+        for cdb, length, data in [(READ, 4096, DATA[:4096]), (READ, 512, DATA[:512]), (WRITE, 512, None)]:
             task = initiator.task(cdb, length, DATA[:length] if cdb == WRITE else b"")
             if cdb == WRITE:
                 initiator.connection.want_data(task, length)
@@ -414,11 +410,12 @@ def test_writes_wait_for_a_buffer_and_go_on_when_one_is_free() -> None:
     assert [pdu.initiator_task_tag for pdu in waiting] == [second.itt]
 
 
-def test_a_write_larger_than_the_budget_is_served_alone() -> None:
+def test_a_write_larger_than_the_budget_is_refused() -> None:
     initiator = logged_in(settings=Settings(session_buffers=1000))
     task = initiator.task(WRITE, 8000)
-    initiator.want(task, 8000)
-    assert initiator.answer()[0].desired_data_transfer_length == 8000
+    assert not initiator.want(task, 8000)
+    assert initiator.answer()[0].status == TASK_SET_FULL
+    assert initiator.event() == TransferFailed(task)
 
 
 def test_unsolicited_data_beyond_the_budget_ends_with_task_set_full() -> None:
@@ -470,4 +467,21 @@ def test_data_in_small_is_lent_and_large_is_the_callers() -> None:
     initiator = logged_in()
     task: Task = initiator.task(READ, 512)
     assert task.data_in(512).obj is task.data_in(512).obj
-    assert task.data_in(20_000).obj is not task.data_in(20_000).obj
+    first = task.data_in(20_000)
+    assert task.data_in(20_000).obj is not first.obj
+
+
+def test_a_large_buffer_is_lent_again_only_when_it_is_sent() -> None:
+    initiator = logged_in(("MaxRecvDataSegmentLength", "262144"))
+    one, other = initiator.task(READ, 20_000), initiator.task(READ, 20_000)
+    connection = initiator.connection
+    view = one.data_in(20_000)
+    view[:] = DATA[:20_000]
+    borrowed = id(view.obj)
+    connection.respond(one, 0, b"", view)
+    del view
+    assert id(other.data_in(20_000).obj) != borrowed
+    buffers = connection.outgoing()
+    connection.sent(sum(map(len, buffers)))
+    del buffers
+    assert id(other.data_in(20_000).obj) == borrowed

@@ -314,7 +314,7 @@ def test_security_may_not_be_left_out_when_chap_is_demanded() -> None:
         {"pairs": [*NAMES, ("AuthMethod", "None")], "stage": SECURITY, "to": OPERATIONAL},
     ):
         initiator = Initiator()
-        initiator.start(policy=policy, **request)  # type: ignore[arg-type]
+        initiator.start(policy=policy, **request)
         assert refused(initiator) == LoginStatus.AUTHENTICATION_FAILURE
 
 
