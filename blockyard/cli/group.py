@@ -30,6 +30,7 @@ Clients = Annotated[
     list[str] | None,
     typer.Option("--client", metavar="IQN|any", help="Initiator that may log in; may be repeated."),
 ]
+CREATE = "blockyard group create NAME --size 10G --client IQN-OF-THE-HOST"
 CACHE_HELP = (
     "writeback: a write is acknowledged when journalled and durable at the next flush or FUA; it survives any death "
     "of the process, not a power cut of this machine. writethrough: a write is acknowledged when it is durable."
@@ -150,7 +151,7 @@ def list_(json: Json = False) -> None:
             ]
             for group in found.groups
         ],
-        empty="No groups. Next: blockyard group create NAME --size 10G --client IQN-OF-THE-HOST",
+        empty="No groups are known." if found.unavailable else f"No groups. Next: {CREATE}",
     )
 
 

@@ -65,6 +65,7 @@ class Worker:
         try:
             return await self._serve_pool(channel, loop, runner)
         finally:
+            self._ending.set()
             runner.close()
             channel.close()
 
