@@ -208,12 +208,10 @@ class BlockMap:
 
     # ------------------------------------------------------------------------------------------------ changes
 
-    def can_take(self, grains: int, pieces: int) -> bool:
-        """Whether ``pieces`` runs of ``grains`` together can be mapped without running out of nodes."""
-        leaves, pages = 2 * pieces + (grains >> LEAF_SHIFT), 2 * pieces
-        if grains:  # trims get the last nodes: they are what heals a full pool
-            leaves, pages = leaves + self._spare, pages + self._spare
-        return self.leaves.available >= leaves and self.pages.available >= pages
+    def can_take(self, leaves: int, pages: int, *, healing: bool) -> bool:
+        """Whether so many nodes can be made. The last ones are for batches that only trim: they heal a full map."""
+        spare = 0 if healing else self._spare
+        return self.leaves.available >= leaves + spare and self.pages.available >= pages + spare
 
     def write_one(self, to: Map, grain: int, entry: int, crc: int) -> None:
         """Map one grain. Fast path: bench/store.py; ``write`` does the same for any run, and a test says so."""

@@ -29,7 +29,7 @@ from blockstore.blockmap import BlockMap, Map
 from blockstore.device import File
 from blockstore.flush import FlushRounds
 from blockstore.journal import Journal
-from blockstore.layout import UNIT_SHIFT, WRITE_KIND, pack_one_write, pack_trim, pack_write
+from blockstore.layout import LEAF_SHIFT, PAGE_SHIFT, UNIT_SHIFT, WRITE_KIND, pack_one_write, pack_trim, pack_write
 from blockstore.records import Crcs
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ class BatchWriter:
             self._need_checkpoint()
             return False
         runs = self.space.allocate(need) if need else []
-        if (need and not runs) or not self._blockmap.can_take(need, len(members) + len(runs)):
+        if (need and not runs) or not self._nodes_suffice(members, need, len(runs)):
             self._turn_away(members, runs)
             return True
         # Permits were read above and nothing can revoke one between there and the append: no callback runs between.
@@ -161,6 +161,19 @@ class BatchWriter:
         self._unindex(members)
         self._answer(members, error, need)
         return True
+
+    def _nodes_suffice(self, members: list[Member], grains: int, runs: int) -> bool:
+        """Whether the map can take this batch, so that applying it cannot fail. A generous bound first, then a count."""
+        pieces = len(members) + runs
+        if self._blockmap.can_take(2 * pieces + (grains >> LEAF_SHIFT), 2 * pieces, healing=not grains):
+            return True
+        leaves = {
+            (member[0].map.number, leaf)
+            for member in members
+            for leaf in range(member[1] >> LEAF_SHIFT, ((member[1] + member[2] - 1) >> LEAF_SHIFT) + 1)
+        }
+        pages = {(number, leaf >> PAGE_SHIFT) for number, leaf in leaves}
+        return self._blockmap.can_take(len(leaves), len(pages), healing=not grains)
 
     def _take(self) -> list[Member]:
         members = self._members

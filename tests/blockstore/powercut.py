@@ -18,8 +18,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from blockstore.api import Buffer
+from blockstore.pool import Tuning, open_directory
+from tests.blockstore.support import KIB, Driver, ManualRunner
 
 SECTOR = 512
+TUNING = Tuning(grow_step=1024 * KIB, keep_free=256 * KIB, reserve=0, map_leaves=1 << 10, unsynced_cap=1 << 20)
+
+
+def open_disk(disk: FakeDisk, *, size_limit: int | None = None) -> Driver:
+    """Make or recover the pool on ``disk``."""
+    runner = ManualRunner()
+    pool = open_directory(
+        disk, runner, create=True, name="p", size_limit=size_limit, journal_size=256 * KIB, tuning=TUNING
+    )
+    return Driver(runner, pool)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+from typing import Any
+
 import pytest
 
 from blockstore.api import (
@@ -16,6 +19,7 @@ from blockstore.api import (
     OutOfRange,
     Revoked,
     StandingPermit,
+    StoreError,
 )
 from tests.blockstore.support import GRAIN, KIB, MIB, PERMIT, Answer, Driver, pattern
 
@@ -313,7 +317,7 @@ def test_a_removed_volume_refuses_io(driver: Driver) -> None:
 
 def test_names_luns_and_sizes_are_kept_apart(driver: Driver) -> None:
     group = driver.group()
-    for future, error in (
+    refusals: list[tuple[Future[Any], type[StoreError]]] = [
         (driver.pool.create_group("db", iqn="iqn.other", volumes=[]), AlreadyExists),
         (driver.pool.create_group("other", iqn="iqn.2026-01.test:db", volumes=[]), AlreadyExists),
         (driver.pool.create_group("a/b", iqn="iqn.x", volumes=[]), Invalid),
@@ -325,9 +329,10 @@ def test_names_luns_and_sizes_are_kept_apart(driver: Driver) -> None:
         (group.rollback("nothing"), NotFound),
         (group.resize(7, MIB), NotFound),
         (group.add_volume(NewVolume(MIB, "vol0")), AlreadyExists),
-    ):
+    ]
+    for future, error in refusals:
         with pytest.raises(error):
-            driver.wait(future)  # type: ignore[arg-type]
+            driver.wait(future)
 
 
 def test_clients_and_secrets_are_kept(driver: Driver) -> None:

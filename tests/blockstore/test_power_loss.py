@@ -16,22 +16,15 @@ from crc32c import crc32c
 
 from blockstore.api import CachePolicy, Group, NewVolume
 from blockstore.check import check_directory
-from blockstore.pool import EnginePool, Tuning, open_directory
-from tests.blockstore.powercut import Cutter, FakeDisk
-from tests.blockstore.support import GRAIN, KIB, PERMIT, Driver, ManualRunner, pattern
+from blockstore.pool import EnginePool
+from tests.blockstore.powercut import TUNING, Cutter, FakeDisk, open_disk
+from tests.blockstore.support import GRAIN, KIB, PERMIT, pattern
 
 VOLUME = 512 * KIB
 GRAINS = VOLUME // GRAIN
-TUNING = Tuning(grow_step=512 * KIB, keep_free=256 * KIB, reserve=0, map_leaves=1 << 10, unsynced_cap=1 << 20)
 Content = dict[int, int]
 """Grain -> crc32c of what is stored there; zeros are absent."""
 Fingerprint = frozenset[tuple[str, int, tuple[tuple[int, int], ...]]]
-
-
-def open_disk(disk: FakeDisk) -> Driver:
-    runner = ManualRunner()
-    pool = open_directory(disk, runner, create=True, name="p", size_limit=None, journal_size=256 * KIB, tuning=TUNING)
-    return Driver(runner, pool)
 
 
 def fingerprint(pool: EnginePool) -> Fingerprint:
@@ -87,6 +80,7 @@ class Workload:
         self.rng = random.Random(seed)
         self.disk = FakeDisk()
         self.driver = open_disk(self.disk)
+        self.driver.runner.settle()
         self.model = Model()
         self.model.record(0)
         self.contents: dict[str, list[bytearray]] = {}
@@ -183,10 +177,13 @@ class Workload:
     def turn(self) -> None:
         """Let the loop and the helpers go on a little, in a random order."""
         for _ in range(self.rng.randint(1, 3)):
-            if self.rng.random() < 0.6:
+            kind = self.rng.random()
+            if kind < 0.5:
                 self.driver.runner.tick()
-            else:
+            elif kind < 0.7:
                 self.driver.runner.run_thread_work()
+            else:
+                self.driver.runner.elapse(0.002)
 
     def some_io(self, count: int) -> None:
         for _ in range(count):
@@ -194,7 +191,11 @@ class Workload:
                 (self.discard if self.rng.random() < 0.1 else self.write)()
             if self.rng.random() < 0.15:
                 self.flush()
+            if self.rng.random() < 0.1:
+                self.driver.pool.sweep()
             self.turn()
+            while self.driver.engine._space.allocator.free < 128:  # the model knows no write that waits for space
+                self.turn()
 
     def run(self) -> None:
         pool = self.driver.pool
@@ -206,13 +207,11 @@ class Workload:
         self.control("clone")
         self.some_io(15)
         self.control("rollback")
-        pool.sweep()
         self.some_io(20)
         self.driver.runner.advance(0.5)
         self.control("delete snapshot")
         self.some_io(10)
         self.control("delete group")
-        pool.sweep()
         self.some_io(15)
         self.driver.runner.advance(2)
         self.some_io(10)

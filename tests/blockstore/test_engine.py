@@ -1,0 +1,490 @@
+"""The embedded pool over real files: locks, kills, reuse of blocks, full pools, journal switches, growth."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blockstore.api import CachePolicy, Corrupt, Invalid, Locked, NewVolume, OutOfSpace
+from blockstore.check import check_pool
+from blockstore.dump import dump_pool
+from blockstore.pool import Tuning, open_pool
+from tests.blockstore.support import GRAIN, KIB, MIB, PERMIT, Answer, Driver, ManualRunner, Store, pattern
+
+ROOMY = Tuning(grow_step=64 * MIB, reserve=0, map_leaves=1 << 12)
+
+
+def first_volume(driver: Driver) -> Any:
+    return driver.pool.groups["db"].volumes[0]
+
+
+# ------------------------------------------------------------------------------------------------- opening
+
+
+def test_everything_is_there_after_a_clean_close_and_after_a_kill(store: Store) -> None:
+    driver = store.open()
+    group = driver.group(count=2, cache=CachePolicy.WRITETHROUGH)
+    driver.write(group.volumes[0], 0, pattern(1, 100 * KIB))
+    driver.write(group.volumes[1], MIB, pattern(2, 100 * KIB))
+    driver.wait(group.snapshot("s"))
+    driver.write(group.volumes[0], 0, pattern(3))
+    record, snapshots = group.record, dict(group.snapshots)
+    for leave in (store.close, store.kill):
+        leave()
+        driver = store.open()
+        group = driver.pool.groups["db"]
+        assert group.record == record
+        assert group.snapshots == snapshots
+        assert group.volumes[0].uuid == record.volumes[0].uuid
+        assert driver.read(group.volumes[0], 0, 100 * KIB) == pattern(3) + pattern(1, 96 * KIB)
+        assert driver.read(group.volumes[1], MIB, 100 * KIB) == pattern(2, 100 * KIB)
+        driver.write(group.volumes[0], 0, pattern(3))
+
+
+def test_a_second_opener_is_refused(store: Store) -> None:
+    store.open()
+    with pytest.raises(Locked):
+        open_pool(store.path, ManualRunner())
+    with pytest.raises(Locked):
+        check_pool(store.path)
+
+
+def test_an_interrupted_creation_is_begun_anew(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("blockstore.checkpoint.MetaDb.create", _interrupt)
+        with pytest.raises(InterruptedError):
+            store.open()
+    driver = store.open()
+    driver.group()
+
+
+def _interrupt(*_: object) -> None:
+    raise InterruptedError
+
+
+def test_what_is_no_pool_is_not_opened(tmp_path: Path) -> None:
+    with pytest.raises(Corrupt):
+        open_pool(tmp_path, ManualRunner())
+    with pytest.raises(Invalid):
+        open_pool(tmp_path, ManualRunner(), create=True, journal_size=1000)
+
+
+def test_recovering_again_and_again_changes_nothing(store: Store) -> None:
+    driver = store.open()
+    driver.write(driver.group().volumes[0], 0, pattern(1, MIB))
+    for _ in range(4):
+        driver = store.reopen()
+        assert driver.read(first_volume(driver), 0, MIB) == pattern(1, MIB)
+        driver.write(first_volume(driver), 2 * MIB, pattern(2))
+
+
+def test_a_dump_tells_of_groups_and_batches_and_no_secret(store: Store) -> None:
+    driver = store.open()
+    group = driver.group()
+    driver.write(group.volumes[0], 0, pattern(1), sync=True)
+    store.kill()
+    text = "\n".join(dump_pool(store.path))
+    assert "1 CreateMap, 1 Put" in text
+    assert "1 Write" in text
+
+
+# ------------------------------------------------------------------------------------------------- the journal
+
+
+def test_a_journal_that_fills_is_switched_and_nothing_is_lost(store: Store) -> None:
+    driver = store.open()
+    volume = driver.group().volumes[0]
+    for i in range(2000):
+        driver.write(volume, i % 700 * GRAIN, pattern(i))
+    assert driver.pool.statistics().counters["checkpoints"] >= 4
+    driver = store.reopen()
+    for i in range(1300, 2000):
+        assert driver.read(first_volume(driver), i % 700 * GRAIN, GRAIN) == pattern(i)
+
+
+def test_writers_meeting_a_full_journal_wait_for_the_checkpoint(tmp_path: Path) -> None:
+    store = Store(tmp_path / "pool", tuning=ROOMY)
+    driver = store.open()
+    volume = driver.group().volumes[0]
+    driver.write(volume, 0, pattern(1, 14 * MIB))
+    driver.runner.settle()
+    answers = [Answer() for _ in range(3000)]
+    for i, answer in enumerate(answers):  # no helper thread runs meanwhile: the checkpoint cannot end
+        volume.write(i % 4000 * GRAIN, pattern(i), PERMIT, answer)
+        driver.runner.tick()
+    assert not answers[-1].answered
+    snapshot, barrier, ragged = driver.pool.groups["db"].snapshot("s"), Answer(), Answer()
+    driver.pool.barrier(barrier)
+    volume.write(2999 * GRAIN + 512, b"r" * 512, PERMIT, ragged)
+    assert not barrier.answered
+    driver.runner.advance(2)
+    assert all(answer.ok for answer in answers)
+    assert snapshot.done()
+    assert barrier.ok
+    assert ragged.ok
+    assert driver.read(volume, 2999 * GRAIN, 1024) == pattern(2999, 512) + b"r" * 512
+    store.prove_whole()
+
+
+def test_a_write_right_after_the_switch_survives_a_kill(store: Store) -> None:
+    """The first batch of the new journal carries the crc of the last one of the old."""
+    driver = store.open()
+    volume = driver.group().volumes[0]
+    driver.write(volume, 0, pattern(1))
+    driver.pool.checkpoint()  # the switch is made at once; its helper never runs
+    answer = Answer()
+    volume.write(GRAIN, pattern(2), PERMIT, answer)
+    driver.runner.tick()
+    assert answer.ok
+    driver = store.reopen()
+    assert driver.read(first_volume(driver), 0, 2 * GRAIN) == pattern(1) + pattern(2)
+    driver = store.reopen()
+    assert driver.read(first_volume(driver), 0, 2 * GRAIN) == pattern(1) + pattern(2)
+
+
+def test_a_write_that_joined_before_the_switch_is_in_the_image(store: Store) -> None:
+    """Append, then switch before apply, cannot happen: the switch commits what joined first."""
+    driver = store.open()
+    volume = driver.group().volumes[0]
+    answer = Answer()
+    volume.write(0, pattern(1), PERMIT, answer)
+    checkpoint = driver.pool.checkpoint()
+    assert answer.ok
+    driver.wait(checkpoint)
+    driver = store.reopen()
+    assert driver.engine.recovered.batches == 0
+    assert driver.read(first_volume(driver), 0, GRAIN) == pattern(1)
+
+
+def test_an_image_has_every_node_as_it_was_at_the_switch(store: Store) -> None:
+    """SNAP, write, DELETE, switch, SNAP, write, commit, kill: replay over a fuzzy image would go wrong."""
+    driver = store.open()
+    group = driver.group()
+    volume = group.volumes[0]
+    driver.write(volume, 0, pattern(1, 2 * GRAIN))
+    driver.wait(group.snapshot("a"))
+    driver.write(volume, 0, pattern(2))
+    driver.wait(group.delete_snapshot("a"))
+    checkpoint = driver.pool.checkpoint()
+    group.snapshot("b")
+    volume.write(0, pattern(3), PERMIT, Answer())
+    driver.runner.tick()
+    driver.wait(checkpoint)
+    driver = store.reopen()
+    group = driver.pool.groups["db"]
+    assert driver.read(group.volumes[0], 0, 2 * GRAIN) == pattern(3) + pattern(1)
+    driver.wait(group.rollback("b"))
+    assert driver.read(group.volumes[0], 0, 2 * GRAIN) == pattern(2) + pattern(1)
+
+
+def test_a_trim_in_a_frozen_leaf_leaves_the_snapshot(store: Store) -> None:
+    driver = store.open()
+    group = driver.group()
+    driver.write(group.volumes[0], 0, pattern(1, 4 * GRAIN))
+    driver.write(group.volumes[0], 2 * MIB, pattern(2, 2 * MIB))
+    driver.wait(group.snapshot("s"))
+    driver.discard(group.volumes[0], GRAIN, 2 * GRAIN)
+    driver.discard(group.volumes[0], 2 * MIB, 2 * MIB)
+    driver.wait(driver.pool.sweep())
+    driver = store.reopen()
+    group = driver.pool.groups["db"]
+    assert driver.read(group.volumes[0], 0, 4 * GRAIN) == pattern(1) + bytes(2 * GRAIN) + pattern(1)
+    driver.wait(group.rollback("s"))
+    assert driver.read(group.volumes[0], 0, 4 * GRAIN) == pattern(1, 4 * GRAIN)
+    assert driver.read(group.volumes[0], 2 * MIB, 2 * MIB) == pattern(2, 2 * MIB)
+
+
+# ------------------------------------------------------------------------------------------------- space
+
+
+def small_store(path: Path, limit: int = 4 * MIB) -> Store:
+    tuning = Tuning(grow_step=MIB, keep_free=0, reserve=0, map_leaves=1 << 12)
+    return Store(path, tuning=tuning, size_limit=limit)
+
+
+def fill(driver: Driver, volume: Any, count: int) -> int:
+    """Write grains until the pool is full; how many landed."""
+    for i in range(count):
+        try:
+            driver.write(volume, i * GRAIN, pattern(i))
+        except OutOfSpace:
+            return i
+    return count
+
+
+def test_a_full_pool_heals_by_itself_after_a_discard(tmp_path: Path) -> None:
+    store = small_store(tmp_path / "pool")
+    driver = store.open()
+    volume = driver.group().volumes[0]
+    landed = fill(driver, volume, 2000)
+    assert landed == 4 * MIB // GRAIN - 1
+    assert driver.read(volume, 0, GRAIN) == pattern(0)
+    driver.discard(volume, 0, MIB)
+    driver.write(volume, 8 * MIB, pattern(9, 512 * KIB))
+    assert driver.read(volume, 8 * MIB, 512 * KIB) == pattern(9, 512 * KIB)
+    assert driver.read(volume, MIB, GRAIN) == pattern(MIB // GRAIN)
+    store.prove_whole()
+
+
+def test_a_full_pool_heals_by_itself_after_a_delete(tmp_path: Path) -> None:
+    store = small_store(tmp_path / "pool")
+    driver = store.open()
+    first, second = driver.group("a"), driver.group("b")
+    driver.write(second.volumes[0], 0, pattern(5))
+    fill(driver, first.volumes[0], 2000)
+    driver.wait(driver.pool.delete_group("a"))
+    driver.write(second.volumes[0], 0, pattern(6, 3 * MIB))
+    assert driver.read(second.volumes[0], 0, 3 * MIB) == pattern(6, 3 * MIB)
+    store.prove_whole()
+
+
+def test_overwriting_in_a_small_pool_never_runs_out_of_space(tmp_path: Path) -> None:
+    store = small_store(tmp_path / "pool")
+    driver = store.open()
+    volume = driver.group().volumes[0]
+    for i in range(3000):
+        driver.write(volume, i % 300 * GRAIN, pattern(i))
+    for i in range(2700, 3000):
+        assert driver.read(volume, i % 300 * GRAIN, GRAIN) == pattern(i)
+    assert driver.pool.statistics().counters["sweeps"] > 1
+    store.prove_whole()
+
+
+def test_a_pool_that_is_full_at_start_counts_its_space_before_it_refuses(tmp_path: Path) -> None:
+    store = small_store(tmp_path / "pool")
+    driver = store.open()
+    volume = driver.group().volumes[0]
+    fill(driver, volume, 2000)
+    driver.discard(volume, 0, MIB)
+    driver = store.reopen()
+    driver.write(first_volume(driver), 0, pattern(1))
+    store.prove_whole()
+
+
+def test_a_block_reused_between_two_checkpoints_costs_no_acknowledged_write(tmp_path: Path) -> None:
+    """Written, overwritten, swept and written again: replay must find every older batch's data as it was."""
+    store = small_store(tmp_path / "pool")
+    driver = store.open()
+    volume = driver.group().volumes[0]
+    rng, expected = random.Random(3), {}
+    for i in range(1500):
+        grain = rng.randrange(200)
+        driver.write(volume, grain * GRAIN, pattern(i))
+        expected[grain] = pattern(i)
+        if i % 97 == 0:
+            driver.pool.sweep()
+            driver.runner.elapse(0.01)
+        if i % 400 == 399:
+            driver = store.reopen()
+            volume = first_volume(driver)
+            for grain, content in expected.items():
+                assert driver.read(volume, grain * GRAIN, GRAIN) == content
+    store.prove_whole()
+
+
+def test_used_follows_what_is_mapped_after_a_sweep(store: Store) -> None:
+    driver = store.open()
+    group = driver.group()
+    driver.write(group.volumes[0], 0, pattern(1, 4 * MIB))
+    driver.wait(group.snapshot("s"))
+    driver.write(group.volumes[0], 0, pattern(2, MIB))
+    assert driver.pool.statistics().used == 5 * MIB
+    driver.wait(group.delete_snapshot("s"))
+    assert driver.wait(driver.pool.sweep()) == MIB
+    assert driver.pool.statistics().used == 4 * MIB
+    driver.discard(group.volumes[0], 0, 4 * MIB)
+    driver.runner.advance(5)
+    assert driver.pool.statistics().used == 0
+    assert driver.engine.blockmap.leaves.used == 0
+
+
+def test_a_sweep_during_writes_and_verbs_frees_nothing_that_is_referenced(store: Store) -> None:
+    driver = store.open()
+    group = driver.group()
+    volume, rng, expected = group.volumes[0], random.Random(5), {}
+    for round_ in range(12):
+        swept = driver.pool.sweep()
+        for i in range(60):
+            grain = rng.randrange(1500)
+            expected[grain] = pattern(round_ * 100 + i)
+            volume.write(grain * GRAIN, expected[grain], PERMIT, Answer())
+            driver.runner.elapse(0.0005)
+            driver.runner.tick()
+        if round_ % 3 == 0:
+            group.snapshot(f"s{round_}")
+        if round_ % 3 == 2:
+            group.delete_snapshot(f"s{round_ - 2}")
+        driver.wait(swept)
+        for grain, content in expected.items():
+            assert driver.read(volume, grain * GRAIN, GRAIN) == content
+
+
+def test_free_space_goes_back_to_the_host(tmp_path: Path) -> None:
+    store = small_store(tmp_path / "pool", limit=64 * MIB)
+    driver = store.open()
+    volume = driver.group().volumes[0]
+    driver.write(volume, 0, pattern(1, 16 * MIB))
+    driver.runner.advance(1)
+    before = os.stat(store.path / "data").st_blocks
+    driver.discard(volume, 0, 16 * MIB)
+    driver.runner.advance(5)
+    assert os.stat(store.path / "data").st_blocks < before - 12 * MIB // 512
+    driver.write(volume, 0, pattern(2, 16 * MIB))
+    assert driver.read(volume, 0, 16 * MIB) == pattern(2, 16 * MIB)
+    store.prove_whole()
+
+
+def test_map_memory_that_is_used_up_refuses_writes_and_still_trims(tmp_path: Path) -> None:
+    store = Store(tmp_path / "pool", tuning=Tuning(grow_step=2 * MIB, reserve=0, map_leaves=1 << 10))
+    driver = store.open()
+    group = driver.group(size=8 << 30)
+    volume = group.volumes[0]
+    for i in range(1000):
+        driver.write(volume, i * 2 * MIB, pattern(i))
+    with pytest.raises(OutOfSpace, match="map memory"):
+        driver.write(volume, 2000 * MIB, pattern(1, 100 * MIB))
+    driver.discard(volume, 0, 8 << 30)
+    driver.runner.advance(3)
+    driver.wait(driver.pool.sweep())
+    driver.write(volume, 0, pattern(1))
+    store.prove_whole()
+
+
+# ------------------------------------------------------------------------------------------------- small things
+
+
+def test_short_writes_are_continued(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.pwritev
+
+    def short(fd: int, buffers: Sequence[Any], offset: int) -> int:
+        whole = b"".join(buffers)
+        return real(fd, [whole[: max(1, len(whole) * 2 // 3)]], offset)
+
+    driver = store.open()
+    volume = driver.group().volumes[0]
+    monkeypatch.setattr(os, "pwritev", short)
+    driver.write(volume, 0, pattern(1, MIB))
+    monkeypatch.undo()
+    driver = store.reopen()
+    assert driver.read(first_volume(driver), 0, MIB) == pattern(1, MIB)
+
+
+def test_an_empty_batch_tells_the_disk_what_was_flushed(store: Store) -> None:
+    driver = store.open()
+    volume = driver.group().volumes[0]
+    driver.write(volume, 0, pattern(1), sync=True)
+    journal = driver.engine._journal
+    told = journal.told_seq
+    driver.runner.advance(1.5)
+    assert journal.told_seq > told
+    assert journal.told_seq == journal.last_content_seq
+    last = journal.last_seq
+    driver.flush(volume)
+    driver.runner.advance(5)
+    assert journal.last_seq == last, "an empty batch is not told of by another one"
+
+
+def test_all_who_wait_for_a_flush_share_rounds(store: Store) -> None:
+    driver = store.open()
+    volume = driver.group().volumes[0]
+    rounds = driver.pool.statistics().counters["flush_rounds"]
+    answers = [Answer() for _ in range(50)]
+    for i, answer in enumerate(answers):
+        volume.write(i * GRAIN, pattern(i), PERMIT, answer, sync=True)
+        if i % 10 == 0:
+            driver.runner.tick()
+    driver.runner.settle()
+    assert all(answer.ok for answer in answers)
+    assert driver.pool.statistics().counters["flush_rounds"] - rounds == 2
+
+
+def test_much_unsynced_data_begins_a_sync_and_slows_writers(tmp_path: Path) -> None:
+    tuning = Tuning(grow_step=16 * MIB, reserve=0, map_leaves=1 << 12, unsynced_cap=2 * MIB)
+    store = Store(tmp_path / "pool", tuning=tuning)
+    driver = store.open()
+    volume = driver.group().volumes[0]
+    driver.runner.settle()
+    answers = [Answer() for _ in range(8)]
+    for i, answer in enumerate(answers):
+        volume.write(i * 256 * KIB, pattern(i, 256 * KIB), PERMIT, answer)
+        driver.runner.tick()
+    assert answers[3].ok
+    assert not answers[-1].answered
+    driver.runner.advance(1)
+    assert all(answer.ok for answer in answers)
+    assert driver.engine._rounds.unsynced_bytes <= MIB
+    store.prove_whole()
+
+
+def test_a_batch_is_bounded_and_keeps_the_order(tmp_path: Path) -> None:
+    store = Store(tmp_path / "pool", tuning=ROOMY)
+    driver = store.open()
+    volume = driver.group().volumes[0]
+    driver.write(volume, 0, pattern(0, 12 * MIB))
+    answers = [Answer() for _ in range(10)]
+    for i, answer in enumerate(answers):
+        volume.write(0, pattern(i, MIB), PERMIT, answer)
+    driver.runner.tick()
+    assert [answer.answered for answer in answers] == [True] * 4 + [False] * 6
+    driver.runner.settle()
+    assert driver.read(volume, 0, MIB) == pattern(9, MIB)
+    store.prove_whole()
+
+
+def test_ten_thousand_grains_survive_with_their_neighbours_checksums(store: Store) -> None:
+    driver = store.open()
+    volume = driver.group(size=64 * MIB).volumes[0]
+    driver.write(volume, MIB - GRAIN, pattern(1, 9 * MIB))
+    driver.wait(driver.pool.groups["db"].add_volume(NewVolume(MIB)))
+    driver = store.reopen()
+    assert driver.read(first_volume(driver), MIB - GRAIN, 9 * MIB) == pattern(1, 9 * MIB)
+
+
+# ------------------------------------------------------------------------------------------------- kill -9
+
+WRITER = """
+import sys
+from pathlib import Path
+from tests.blockstore.support import GRAIN, PERMIT, Store, pattern
+driver = Store(Path(sys.argv[1])).open()
+volume = driver.group().volumes[0]
+i = 0
+while True:
+    for j in range(i, i + 7):
+        driver.pool.groups["db"].volumes[0].write(j % 900 * GRAIN, pattern(j), PERMIT,
+            lambda error, j=j: print(j, flush=True) if error is None else sys.exit(1))
+    driver.runner.advance(0.01)
+    i += 7
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("acknowledged", [20, 1500])
+def test_after_kill_9_every_acknowledged_write_is_there(store: Store, acknowledged: int) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(store.path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": "."},
+    )
+    assert process.stdout is not None
+    for _ in range(acknowledged):
+        last = int(process.stdout.readline())
+    process.send_signal(signal.SIGKILL)
+    rest = process.stdout.read().split()
+    process.wait()
+    last = max([last, *map(int, rest[:-1])])  # the last line may be torn
+    driver = store.open()
+    volume = first_volume(driver)
+    for grain in range(min(900, last + 1)):
+        newest = last - (last - grain) % 900
+        found = driver.read(volume, grain * GRAIN, GRAIN)
+        assert found in [pattern(newest + 900 * later) for later in range(3)]
