@@ -22,6 +22,7 @@ from pdus.iscsi.reject import RejectReason
 from target.iscsi.additional import read_additional_headers
 from target.iscsi.channel import Channel
 from target.iscsi.conditions import (
+    CHECK_CONDITION,
     INCORRECT_AMOUNT_OF_DATA,
     PROTOCOL_SERVICE_CRC_ERROR,
     TASK_SET_FULL,
@@ -137,12 +138,9 @@ class Commands(Channel):
             transfer.expect_unsolicited(limit)
         return True
 
-    def _fail_command(self, task: Task, final: bool, sense: bytes, status: int | None = None) -> bool:
+    def _fail_command(self, task: Task, final: bool, sense: bytes, status: int = CHECK_CONDITION) -> bool:
         transfer = task.transfer = Transfer(0, b"")
-        if status is None:
-            transfer.fail(sense)
-        else:
-            transfer.fail(sense, status)
+        transfer.fail(sense, status)
         if not final:
             transfer.expect_unsolicited(task.expected_length)
         task.revoked = True
@@ -186,8 +184,12 @@ class Commands(Channel):
         task = self.session.tasks.get(pdu.initiator_task_tag)
         if task is None:
             return None, None  # of an aborted or already answered task: discarded
+        if task.data_out is not None:
+            # The owner has the data and may be writing it: too late to fail the task, its own answer will come
+            self._reject(RejectReason.PROTOCOL_ERROR, self._header(start))
+            return None, None
         if task.transfer is None:
-            if pdu.target_transfer_tag != RESERVED_TAG or not task.write or task.data_out is not None:
+            if pdu.target_transfer_tag != RESERVED_TAG or not task.write:
                 self._reject(RejectReason.PROTOCOL_ERROR, self._header(start))
                 return None, None
             # Announced by nothing: check() will find no sequence for it
@@ -274,7 +276,9 @@ class Commands(Channel):
         if transfer.complete:
             task.data_out = transfer.data()
             return True
-        if session.waiting or not self._begin_transfer(session, task, transfer):
+        # Who needs no more than is here already does not queue behind those who wait for a buffer
+        queues = bool(session.waiting) and capped > transfer.unsolicited
+        if queues or not self._begin_transfer(session, task, transfer):
             transfer.waiting = True
             session.waiting.append(task)
             session.budget.wait()

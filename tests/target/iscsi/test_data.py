@@ -239,6 +239,19 @@ def test_data_out_that_was_not_announced_fails_a_task_that_waits() -> None:
     assert initiator.event() == TransferFailed(task)
 
 
+def test_data_for_a_write_that_is_being_executed_is_rejected() -> None:
+    initiator = logged_in(("MaxBurstLength", "8192"))
+    task = initiator.task(WRITE, 4096)
+    initiator.want(task, 4096)
+    r2t, _ = initiator.answer()
+    initiator.solicited(DATA, r2t)
+    initiator.event()
+    initiator.data_out(task.itt, 0, DATA[:512])
+    assert initiator.answer()[0].reason == RejectReason.PROTOCOL_ERROR
+    initiator.respond(task)
+    assert initiator.answer()[0].status == 0
+
+
 def test_data_with_a_read_is_unexpected() -> None:
     initiator = logged_in()
     initiator.command(READ, 512, DATA[:512])
