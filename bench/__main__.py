@@ -18,6 +18,8 @@ from tests.product import Product
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
+TABLE_WIDTH = 132
+
 WORKLOADS = [
     Workload(f"4 KiB random {'write' if write else 'read'}, depth {depth}", 4 * KIB, write, False, depth, GIB)
     for write in (True, False)
@@ -53,7 +55,7 @@ def run(product: Product, options: argparse.Namespace) -> None:
         if options.json:
             print(json.dumps({"workload": workload.name, **vars(figures)}), flush=True)
     if not options.json:
-        Console().print(table(results))
+        Console(width=max(Console().width, TABLE_WIDTH)).print(table(results))
 
 
 def table(results: list[tuple[Workload, Figures]]) -> Table:
