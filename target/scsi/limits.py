@@ -19,8 +19,8 @@ MAX_UNMAP_BLOCKS = (512 << 20) // LOGICAL_BLOCK
 MAX_UNMAP_DESCRIPTORS = 512
 
 MAX_WRITE_SAME_LENGTH = 0xFFFF // LOGICAL_PER_PHYSICAL * LOGICAL_PER_PHYSICAL
-"""Just under 32 MiB: what WRITE SAME (10) can ask for, in whole physical blocks. libiscsi's suite takes more as leave to
-send a WRITE of 65536 blocks, whatever the maximum transfer length says."""
+"""Just under 32 MiB: what WRITE SAME (10) can ask for, in whole physical blocks. libiscsi's suite takes more as leave
+to send a WRITE of 65536 blocks, whatever the maximum transfer length says."""
 
 DISCARD_SLICE = 64 << 20
 """Bytes unmapped per step, so that no step holds the loop long (guessed: 16384 map entries)."""
