@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from blockyard import __version__
-from blockyard.config import ServeConfig
+from blockyard.config import Portal, ServeConfig
 from blockyard.daemon.pool_worker import PoolWorker
 from blockyard.model.names import DEFAULT_API
 
 
-def ready_block(config: ServeConfig, portals: Sequence[str], pools: Sequence[PoolWorker], groups: int) -> str:
+def ready_block(config: ServeConfig, portals: Sequence[Portal], pools: Sequence[PoolWorker], groups: int) -> str:
     api = f"unix:{config.api}"
     serving = sum(pool.serving for pool in pools)
     lines = [
         f"Blockyard {__version__} is ready",
         f"  store    {config.store} ({serving} of {len(pools)} pool(s) serving, {groups} group(s))",
         *(f"  portal   {portal}" for portal in portals),
+        *([f"  known as {config.advertise}"] if config.advertise else []),
         f"  API      {api}",
         *(f"  FAILED   {pool.name}: {pool.reason}" for pool in pools if not pool.serving),
     ]

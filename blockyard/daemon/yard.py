@@ -37,6 +37,7 @@ class Yard:
         self._config = config
         self._loop = loop
         self._ending = asyncio.Event()
+        self._listening: list[Portal] = []
         self.pools = {
             name: PoolWorker(name, spawn_worker(name, path, config.pool_size), loop)
             for name, path in store.pools(config.workers).items()
@@ -52,22 +53,25 @@ class Yard:
             self._loop.add_signal_handler(number, self._ending.set)
         api_socket = ApiSocket(self._config.api)
         try:
-            self.operations.portals = self._listen()
+            self._listen()
             await self._serve(api_socket)
         finally:
             await self._front_door.close()
             api_socket.close()
 
-    def _listen(self) -> tuple[str, ...]:
-        """Open every portal; what initiators are told to connect to."""
+    def _listen(self) -> None:
+        """Open every portal, and note where initiators are told to connect."""
         reachable = []
         for portal in self._config.portals:
             try:
                 listener = self._front_door.listen(portal.host, portal.port)
             except OSError as error:
                 raise Invalid(f"portal {portal} cannot be opened: {error.strerror or error}") from error
-            reachable.append(str(Portal(host=_reachable_host(portal.host), port=listener.getsockname()[1])))
-        return (str(self._config.advertise),) if self._config.advertise else tuple(reachable)
+            port = listener.getsockname()[1]
+            self._listening.append(Portal(host=portal.host, port=port))
+            reachable.append(str(Portal(host=_reachable_host(portal.host), port=port)))
+        advertised = self._config.advertise
+        self.operations.portals = (str(advertised),) if advertised else tuple(reachable)
 
     async def _serve(self, api_socket: ApiSocket) -> None:
         server = ApiServer(make_app(self.operations))
@@ -92,7 +96,7 @@ class Yard:
         await server.listening.wait()
         await asyncio.gather(*(pool.wait_settled(READY_SECONDS) for pool in self.pools.values()))
         groups = sum(len(pool.groups) for pool in self.pools.values())
-        print(ready_block(self._config, self.operations.portals, list(self.pools.values()), groups), flush=True)
+        print(ready_block(self._config, self._listening, list(self.pools.values()), groups), flush=True)
 
 
 async def _watch(tasks: set[asyncio.Task[Any]], *, until: Sequence[asyncio.Task[Any]]) -> None:
