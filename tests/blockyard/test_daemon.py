@@ -17,9 +17,10 @@ from tests.product import BLOCKYARD, Product, wait_gone
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def product(tmp_path: Path) -> Iterator[Product]:
-    with Product(tmp_path) as running:
+@pytest.fixture(scope="module")
+def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    """One daemon for all: each test uses a group of its own, and leaves it running."""
+    with Product(tmp_path_factory.mktemp("daemon")) as running:
         yield running
 
 
@@ -36,7 +37,7 @@ def sockets_of(pid: int) -> int:
 
 
 def test_a_store_outlives_its_daemon_and_is_whole(product: Product) -> None:
-    iqn = product.create_group("db", 1 << 20)
+    iqn = product.create_group("outlives", 1 << 20)
     busy = command(product, "check", "--store", str(product.store))
     assert (busy.returncode, "stop the daemon" in busy.stderr) == (10, True)
     started = time.monotonic()
@@ -48,7 +49,7 @@ def test_a_store_outlives_its_daemon_and_is_whole(product: Product) -> None:
     assert "Traceback" not in log
     assert command(product, "check", "--store", str(product.store), "--deep").returncode == 0
     product.start()
-    assert product.cli("group", "show", "db")["iqn"] == iqn
+    assert product.cli("group", "show", "outlives")["iqn"] == iqn
 
 
 def test_a_second_daemon_on_the_same_store_is_refused(product: Product, tmp_path: Path) -> None:
@@ -63,41 +64,40 @@ def test_a_second_daemon_on_the_same_store_is_refused(product: Product, tmp_path
 
 
 def test_a_killed_worker_is_replaced_and_its_targets_come_back(product: Product) -> None:
-    iqn = product.create_group("db", 1 << 20)
+    iqn = product.create_group("killed-worker", 1 << 20)
     [worker] = product.workers()
     os.kill(worker, signal.SIGKILL)
     shown = product.cli("pool", "ls")[0]
-    assert (shown["state"], shown["restarts"], shown["worker"] != worker) == ("serving", 1, True)
+    assert (shown["state"], shown["restarts"] > 0, shown["worker"] != worker) == ("serving", True, True)
     with Initiator(product.address, iqn) as initiator:
         initiator.login()
 
 
 def test_a_killed_daemon_takes_its_workers_along_and_the_next_one_serves(product: Product) -> None:
-    iqn = product.create_group("db", 1 << 20)
+    iqn = product.create_group("killed-daemon", 1 << 20)
     [worker] = product.workers()
     product.kill()
     wait_gone(worker, 20)
     product.start()  # replaces the API socket that was left behind
-    assert product.cli("group", "show", "db")["iqn"] == iqn
+    assert product.cli("group", "show", "killed-daemon")["iqn"] == iqn
 
 
 def test_the_daemon_keeps_no_copy_of_a_connection_that_it_handed_over(product: Product) -> None:
-    iqn = product.create_group("db", 1 << 20)
+    iqn = product.create_group("handed-over", 1 << 20)
     before = sockets_of(product.daemon)
     with Initiator(product.address, iqn) as initiator:
         initiator.login()
         assert sockets_of(product.daemon) == before
         assert product.cli("session", "ls")[0]["target"] == iqn
-        code = command(product, "group", "rm", "db").returncode
+        code = command(product, "group", "rm", "handed-over").returncode
         assert code == 6
 
 
 def test_a_failed_pool_is_visible_and_the_other_one_serves(tmp_path: Path) -> None:
     product = Product(tmp_path, "--workers", "2")
-    with product:
-        names = {product.cli("group", "create", name, "--size", "1M", "--client", "any")["pool"] for name in "ab"}
-        assert names == {"pool-0", "pool-1"}
-    (product.store / "pools" / "pool-1" / "meta.db").write_bytes(b"\0" * 8192)
+    damaged = product.store / "pools" / "pool-1"
+    damaged.mkdir(parents=True)
+    (damaged / "meta.db").write_bytes(b"\0" * 8192)
     with product:
         pools = {pool["name"]: pool for pool in product.cli("pool", "ls")}
         assert (pools["pool-0"]["state"], pools["pool-1"]["state"]) == ("serving", "failed")
