@@ -176,7 +176,7 @@ class Initiator:
         names = {"InitiatorName": self.name}
         names |= {"TargetName": self.target} if self.target else {"SessionType": "Discovery"}
         if self._chap is None:
-            self._step(Stage.OPERATIONAL, Stage.FULL_FEATURE, names | {"AuthMethod": "None"} | self._offer)
+            self._step(Stage.OPERATIONAL, Stage.FULL_FEATURE, names | self._offer)
         else:
             self._authenticate(names)
             self._step(Stage.OPERATIONAL, Stage.FULL_FEATURE, self._offer)
