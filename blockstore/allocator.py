@@ -9,10 +9,13 @@ Invariants: free runs are disjoint, lie below ``blocks`` and never contain block
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 
 import numpy as np
 
 LONG_RUN = 256  # blocks (1 MiB): below that a large write would be cut into many; also the least worth punching
+
+_MOST_COALESCED = 1 << 16  # runs joined in one go: about 10 ms, and nothing may hold the loop for longer
 
 Run = tuple[int, int]
 """(first block, number of blocks)."""
@@ -79,9 +82,9 @@ class Allocator:
     def coalesce(self) -> None:
         """Join neighbouring runs: what several sweeps freed piece by piece is one run again."""
         warm = self._long + self._short
-        if len(warm) < 2:
+        if not 1 < len(warm) <= _MOST_COALESCED:
             return
-        runs = np.array(warm, np.int64)
+        runs = np.fromiter(chain.from_iterable(warm), np.int64, 2 * len(warm)).reshape(-1, 2)
         runs = runs[np.argsort(runs[:, 0])]
         ends = runs.sum(axis=1)
         first = np.flatnonzero(np.concatenate(([True], runs[1:, 0] != ends[:-1])))

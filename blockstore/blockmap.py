@@ -68,7 +68,7 @@ class Nodes:
         self.free_ids: list[int] = []
         self.born = memoryview(_reserve(capacity * 8)).cast("Q")
         self.state = memoryview(_reserve(capacity))
-        self.dirty: list[int] = []
+        self.dirty = array("I")
         self.state[0] = CLEAN
 
     @property
@@ -369,27 +369,29 @@ class BlockMap:
 
     def recycle(self, gone: list[int]) -> None:
         """No image names these retired nodes any more."""
-        for node in gone:
-            nodes = self.pages if node >= PAGE_NODE else self.leaves
-            nodes.state[node & (PAGE_NODE - 1)] = FREE
-            nodes.free_ids.append(node & (PAGE_NODE - 1))
+        ids = np.array(gone, np.int64)
+        for nodes, own in ((self.leaves, ids[ids < PAGE_NODE]), (self.pages, ids[ids >= PAGE_NODE] - PAGE_NODE)):
+            np.frombuffer(nodes.state, np.uint8)[own] = FREE
+            nodes.free_ids += own.tolist()
 
     # ------------------------------------------------------------------------------------------------ the image
 
     def switch(self, nodes: Nodes) -> list[int]:
         """Begin an image: the ids that it must save. Until saved, a change copies the node aside first."""
-        dirty = [node for node in nodes.dirty if nodes.state[node] == DIRTY]
-        nodes.dirty = []
-        for node in dirty:
-            nodes.state[node] = TO_SAVE
-        return dirty
+        states = np.frombuffer(nodes.state, np.uint8)
+        ids = np.array(nodes.dirty, np.uint32)
+        ids = ids[states[ids] == DIRTY]
+        states[ids] = TO_SAVE
+        nodes.dirty = array("I")
+        saved: list[int] = ids.tolist()
+        return saved
 
     def forget_dirty(self) -> None:
         """Everything was saved at once (recovery)."""
         for nodes in (self.leaves, self.pages):
             for node in nodes.dirty:
                 nodes.state[node] = CLEAN
-            nodes.dirty = []
+            nodes.dirty = array("I")
         self.dirty_maps, self.deleted_maps = set(), []
 
     def reachable(self) -> tuple[Ids, Ids]:

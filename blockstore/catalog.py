@@ -78,10 +78,6 @@ class Catalog:
         """Take a value from a checkpoint. Raises Corrupt."""
         self._learn((kind, key), value)
 
-    def group_by_uuid(self, uuid: UUID) -> GroupEntry | None:
-        raw = self.raw.get((GROUP, uuid.hex))
-        return None if raw is None else decode_group(raw)
-
     def _learn(self, place: tuple[str, str], value: bytes) -> None:
         self.raw[place] = value
         if place[0] == GROUP:

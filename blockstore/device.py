@@ -30,6 +30,10 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 class File(Protocol):
     """Bytes that survive: one data file or journal. Offsets and lengths are bytes. Errors are OSError."""
 
+    @property
+    def reads_medium(self) -> bool:
+        """Whether ``read_stored`` gets past the page cache."""
+
     def size(self) -> int: ...
 
     def read_now(self, offset: int, into: memoryview) -> int:
@@ -159,7 +163,6 @@ class HostFile:
 
     @property
     def reads_medium(self) -> bool:
-        """Whether ``read_stored`` gets past the page cache."""
         return self._direct_fd is not None
 
     def size(self) -> int:

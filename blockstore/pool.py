@@ -7,6 +7,7 @@ State and wiring only. What a batch is, is ``writer``'s; durability ``flush``'s;
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -119,15 +120,18 @@ def open_directory(
     """As ``open_pool``, over any Directory; the caller closes it if this raises."""
     if create and _is_unborn(directory):
         _create(directory, name, journal_size)
-    database, data = open_files(directory)
     try:
-        sync_before_reading(directory, data)
-        state = replay(directory, database, data, tuning.map_leaves)
-        journal = finish(directory, database, data, state)
-    except BaseException:
-        data.close()
-        database.close()
-        raise
+        database, data = open_files(directory)
+        try:
+            sync_before_reading(directory, data)
+            state = replay(directory, database, data, tuning.map_leaves)
+            journal = finish(directory, database, data, state)
+        except BaseException:
+            data.close()
+            database.close()
+            raise
+    except sqlite3.DatabaseError as error:
+        raise Corrupt(f"meta.db: {error}") from error
     return EnginePool(directory, database, data, journal, state, runner, size_limit, tuning)
 
 

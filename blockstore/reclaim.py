@@ -23,6 +23,7 @@ from blockstore.space import Space
 
 _LEAVES_PER_SLICE = 512  # 256 Ki entries, about 1 ms
 _RUNS_PER_SLICE = 8192
+_NODES_PER_SLICE = 8192
 _BLOCKS_PER_SLICE = 1 << 20
 _PAUSE = 0.001  # seconds between slices: the loop's other work comes first; a sweep takes half of the loop at most
 
@@ -82,12 +83,16 @@ class Sweep:
         self._freed += sum(run[1] for run in runs)
         self._space.free_later(runs)
         self._at = end
-        self._step(self._collect if end < len(self._marks) else self._finish)
+        self._step(self._collect if end < len(self._marks) else self._retire_leaves)
+
+    def _retire_leaves(self) -> None:
+        ids, self._lost_leaves = self._lost_leaves[:_NODES_PER_SLICE], self._lost_leaves[_NODES_PER_SLICE:]
+        for leaf in ids.tolist():
+            self._blockmap.retire(self._blockmap.leaves, leaf, 0)
+        self._step(self._retire_leaves if len(self._lost_leaves) else self._finish)
 
     def _finish(self) -> None:
         blockmap = self._blockmap
-        for leaf in self._lost_leaves.tolist():
-            blockmap.retire(blockmap.leaves, leaf, 0)
         for page in self._lost_pages.tolist():
             blockmap.retire(blockmap.pages, page, PAGE_NODE)
         blockmap.dropped -= self._dropped

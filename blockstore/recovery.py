@@ -55,7 +55,7 @@ class Replay:
 def open_files(directory: Directory) -> tuple[MetaDb, File]:
     """The database and the data file of an existing pool, settled: what they show now is what the disk has, or will
     have at the next sync. Raises Corrupt when parts are missing or of different pools."""
-    for name in (DATA, *NAMES):
+    for name in ("meta.db", DATA, *NAMES):
         if not directory.exists(name):
             raise Corrupt(f"pool has no file {name!r}")
     directory.settle_database()
@@ -93,6 +93,8 @@ def replay(directory: Directory, database: MetaDb, data: File, map_leaves: int, 
     journals = JournalImage.read(directory, superblock.uuid)
     batches = list(journals.batches(superblock.ckpt_epoch, superblock.next_seq, superblock.chain_seed))
     synced = _synced_seq(journals, superblock, batches)
+    if not data.reads_medium:
+        _log.warning("pool %s: no O_DIRECT here: what is read back may be the page cache's", superblock.name)
     same_boot = superblock.boot_id == directory.boot_id()
     for i, batch in enumerate(batches):
         records = _records(batch)

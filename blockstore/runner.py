@@ -8,7 +8,7 @@ from blockstore.api import Runner
 
 
 class CountingRunner:
-    """api.Runner over another one. Timers are refused once the pool is idle for good."""
+    """api.Runner over another one, counting the helper work that has not returned."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner

@@ -85,7 +85,8 @@ class Checkpointer:
 
     @property
     def running(self) -> bool:
-        return self._image is not None
+        """Whether one is being made, or will be made again soon because the host was full."""
+        return self._image is not None or self._cancel_retry is not None
 
     def start(self, done: Done) -> None:
         """``done`` after a checkpoint whose switch comes after this call has committed."""
@@ -106,7 +107,9 @@ class Checkpointer:
     # ------------------------------------------------------------------------------------------------ the switch
 
     def _begin(self) -> None:
-        self._cancel_retry = None
+        if self._cancel_retry is not None:
+            self._cancel_retry()
+            self._cancel_retry = None
         self._cut()
         if self.stopped:
             self._answer(FailStopped("the pool stopped before the checkpoint began"))

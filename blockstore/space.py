@@ -75,8 +75,7 @@ class Space:
     def allocate(self, count: int) -> list[Run]:
         """Runs of ``count`` blocks together; empty if there are too few now."""
         runs = self.allocator.allocate(count)
-        if self.allocator.free < self._step >> 1:
-            self._grow()
+        self.prepare()
         return runs
 
     def prepare(self) -> None:
@@ -101,6 +100,10 @@ class Space:
         room = self.allocator.free
         while self._hungry and self._hungry[0][1][2] <= room:
             member = self._hungry.popleft()[1]
+            refusal = member[0].refusal(member[1], member[2])
+            if refusal is not None:  # removed, or rolled back to a smaller size, while this waited
+                self._drop([member], refusal)
+                continue
             room -= member[2]
             self._join(member)
         if self._hungry and not (self._growing or self._releasing or self._punching or self._grow() or self._reclaim()):

@@ -257,6 +257,11 @@ class EngineVolume:
     def flush(self, done: Done) -> None:
         self._pool.flush(done)
 
+    def refusal(self, grain: int, count: int) -> StoreError | None:
+        """Why these grains cannot be written now, or None."""
+        offset, length = grain << UNIT_SHIFT, count << UNIT_SHIFT
+        return None if self._in_range(offset, length) else self._refusal(offset, length)
+
     def index_pending(self, grain: int, count: int) -> None:
         """Grains of a member that joined, or stays joined."""
         if count == 1:
@@ -334,8 +339,9 @@ class EngineVolume:
 
     def _trim(self, first: int, end: int, permit: Permit, done: Done, sync: bool) -> None:
         """Unmap whole grains, a bounded number a tick."""
-        if first == end:
-            done(None)
+        refusal = self.refusal(first, end - first)  # removed or made smaller since the last piece
+        if first == end or refusal is not None:
+            done(refusal)
             return
         count = min(end - first, _DISCARD_GRAINS)
 

@@ -163,7 +163,7 @@ class BatchWriter:
         return True
 
     def _nodes_suffice(self, members: list[Member], grains: int, runs: int) -> bool:
-        """Whether the map can take this batch, so that applying it cannot fail. A generous bound first, then a count."""
+        """Whether the map can take this batch, so that applying it cannot fail. A loose bound first, then a count."""
         pieces = len(members) + runs
         if self._blockmap.can_take(2 * pieces + (grains >> LEAF_SHIFT), 2 * pieces, healing=not grains):
             return True

@@ -54,6 +54,7 @@ class FakeFile:
     cached: bytearray = field(default_factory=bytearray)
     stored: bytearray = field(default_factory=bytearray)
     dirty: list[tuple[int, bytes]] = field(default_factory=list)
+    reads_medium = True
 
     def size(self) -> int:
         return len(self.cached)

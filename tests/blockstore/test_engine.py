@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from blockstore.api import CachePolicy, Corrupt, Invalid, Locked, NewVolume, OutOfSpace
+from blockstore.api import CachePolicy, Corrupt, Invalid, Locked, NewVolume, NotFound, OutOfRange, OutOfSpace
 from blockstore.check import check_pool
 from blockstore.dump import dump_pool
 from blockstore.pool import Tuning, open_pool
@@ -325,6 +325,45 @@ def test_a_sweep_during_writes_and_verbs_frees_nothing_that_is_referenced(store:
         driver.wait(swept)
         for grain, content in expected.items():
             assert driver.read(volume, grain * GRAIN, GRAIN) == content
+
+
+def test_what_is_freed_after_a_switch_waits_for_the_next_checkpoint(store: Store) -> None:
+    driver = store.open()
+    volume = driver.group().volumes[0]
+    driver.runner.advance(0.2)  # the opening sweep is over
+    driver.write(volume, 0, pattern(1, MIB))
+    driver.discard(volume, 0, MIB)
+    checkpoint = driver.pool.checkpoint()
+    driver.runner.elapse(0.001)
+    driver.engine._begin_sweep()
+    for _ in range(10):
+        driver.runner.elapse(0.01)
+    assert driver.pool.statistics().pending_free == MIB
+    while not checkpoint.done():
+        driver.runner.run_thread_work()
+    assert driver.pool.statistics().pending_free == MIB
+    driver.runner.settle()
+    assert driver.pool.statistics().pending_free == 0
+
+
+def test_a_write_that_waits_for_space_while_its_volume_goes_is_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path / "pool")
+    driver = store.open()
+    group = driver.group(count=2, size=MIB)
+    driver.wait(group.snapshot("small"))
+    driver.wait(group.resize(0, 8 * MIB))
+    removed, shrunk = Answer(), Answer()
+    group.volumes[1].write(0, pattern(1, MIB), PERMIT, removed)
+    group.volumes[0].write(2 * MIB, pattern(2, 6 * MIB), PERMIT, shrunk)
+    driver.runner.tick()
+    rolled_back = group.rollback("small")
+    taken = group.remove_volume(1)
+    driver.wait(rolled_back)
+    driver.wait(taken)
+    driver.runner.advance(1)
+    assert isinstance(shrunk.error, OutOfRange)
+    assert removed.ok or isinstance(removed.error, NotFound)
+    store.prove_whole()
 
 
 def test_free_space_goes_back_to_the_host(tmp_path: Path) -> None:
