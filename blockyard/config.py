@@ -53,12 +53,19 @@ def api_path(text: str) -> str:
     return path
 
 
+def _some(portals: tuple[Portal, ...]) -> tuple[Portal, ...]:
+    # Not min_length: pydantic would complain of it, too, when a portal is misspelt.
+    if not portals:
+        raise ValueError("there must be at least 1 portal")
+    return portals
+
+
 PortalText = Annotated[Portal, BeforeValidator(parse_portal)]
 
 
 class ServeConfig(Value):
     store: Path
-    portals: tuple[PortalText, ...] = Field(min_length=1)
+    portals: Annotated[tuple[PortalText, ...], AfterValidator(_some)]
     advertise: Annotated[PortalText | None, AfterValidator(_advertised)] = None
     workers: int = Field(default=1, ge=1, le=MAX_WORKERS)
     api: Annotated[Path, BeforeValidator(api_path)]

@@ -6,9 +6,11 @@ wait, up to ``LONGEST``.
 
 from __future__ import annotations
 
-FIRST = 0.5  # seconds; guessed: an initiator's own retry takes 2 s or more
-LONGEST = 30.0  # seconds; guessed: an operator who repairs something waits no longer than that
-CALM = 60.0  # seconds of life after which a death counts as the first again; guessed
+FIRST = 0.25  # seconds; guessed: an initiator's own retry takes 2 s or more
+# Seconds; guessed. Each wait is an outage of the pool, beside about 1 s that a start takes; longer waits would save
+# little CPU, and initiators give up by time (replacement_timeout), not by tries.
+LONGEST = 3.0
+CALM = 10.0  # seconds of life after which a death counts as the first again; guessed
 
 
 class Backoff:

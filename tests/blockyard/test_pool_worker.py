@@ -37,7 +37,7 @@ def test_the_first_restart_is_at_once_and_repeats_wait_longer() -> None:
     for now in range(12):
         backoff.started(float(now))
         waits.append(backoff.died(now + 0.5))
-    assert waits[:5] == [0.0, 0.5, 1.0, 2.0, 4.0]
+    assert waits[:6] == [0.0, 0.25, 0.5, 1.0, 2.0, LONGEST]
     assert waits[-1] == LONGEST
 
 
