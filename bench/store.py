@@ -13,10 +13,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from blockstore.api import NewVolume, StandingPermit, StoreError
-from blockstore.pool import EnginePool, open_pool
+from blockstore.pool import EnginePool, Tuning, open_pool
 
 GRAIN = 4096
 VOLUME = 1 << 30
@@ -24,11 +25,13 @@ COUNT = 50_000
 PERMIT = StandingPermit()
 
 
-class InlineRunner:
-    """Ticks run when asked; helper work runs at once; the clock is real."""
+class TickRunner:
+    """Ticks run when asked; helper work has a thread of its own, as in a worker; the clock is real."""
 
     def __init__(self) -> None:
         self._soon: list[Callable[[], None]] = []
+        self._helper = ThreadPoolExecutor(1)
+        self._working: list[Future[None]] = []
 
     def call_soon(self, function: Callable[[], None]) -> None:
         self._soon.append(function)
@@ -41,9 +44,10 @@ class InlineRunner:
     def in_thread(self, work: Callable[[], object], then: Callable[[BaseException | None], None]) -> None:
         def run() -> None:
             work()
-            then(None)
+            self._soon.append(lambda: then(None))
 
-        self._soon.append(run)
+        self._working = [future for future in self._working if not future.done()]
+        self._working.append(self._helper.submit(run))
 
     def now(self) -> float:
         return time.monotonic()
@@ -54,7 +58,10 @@ class InlineRunner:
             function()
 
     def settle(self) -> None:
-        while self._soon:
+        while self._soon or self._working:
+            for future in self._working:
+                future.result()
+            self._working = [future for future in self._working if not future.done()]
             self.tick()
 
 
@@ -68,15 +75,23 @@ def best(what: str, count: int, run: Callable[[], None], *, length: int = GRAIN)
     print(f"{what:48} {each * 1e6:8.2f} us {1 / each:10,.0f} /s {length / each / 1e9:7.2f} GB/s")
 
 
-def acknowledged(error: StoreError | None) -> None:
-    if error is not None:
-        raise error
+class Acknowledgements:
+    """Counts them, so that a round ends when all its writes are done."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, error: StoreError | None) -> None:
+        if error is not None:
+            raise error
+        self.count += 1
 
 
 def main() -> None:
     base = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp(prefix="blockyard-bench-"))
-    runner = InlineRunner()
-    pool = open_pool(base / "pool", runner, create=True, name="bench", journal_size=256 << 20)
+    runner = TickRunner()
+    tuning = Tuning(unsynced_cap=16 << 30)  # the price of the path, not of the disk behind it
+    pool = open_pool(base / "pool", runner, create=True, name="bench", journal_size=256 << 20, tuning=tuning)
     group_future = pool.create_group("bench", iqn="iqn.2026-01.bench", volumes=[NewVolume(VOLUME)])
     runner.settle()
     group = group_future.result(0)
@@ -86,11 +101,18 @@ def main() -> None:
     into, large_into = memoryview(bytearray(GRAIN)), memoryview(bytearray(1 << 20))
 
     cold: list[int] = []
+    acknowledged = Acknowledgements()
+
+    def wait_for(count: int) -> None:
+        while acknowledged.count < count:
+            runner.tick()
+        acknowledged.count = 0
 
     def write_large() -> None:
         for offset in range(0, VOLUME, 1 << 20):
             volume.write(offset, large, PERMIT, acknowledged)
             runner.tick()
+        wait_for(VOLUME >> 20)
 
     def read_large() -> None:
         for offset in range(0, VOLUME, 1 << 20):
@@ -107,6 +129,7 @@ def main() -> None:
             for offset in offsets[i : i + per_tick]:
                 volume.write(offset, grain, PERMIT, acknowledged)
             runner.tick()
+        wait_for(COUNT)
 
     def rest(pool: EnginePool) -> None:
         pool.checkpoint()

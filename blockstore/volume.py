@@ -228,12 +228,12 @@ class EngineVolume:
 
     def write(self, offset: int, data: Buffer, permit: Permit, done: Done, *, sync: bool = False) -> None:
         length = len(data)
-        if self._writer.refusal is not None or not self._in_range(offset, length):
+        if length == UNIT and not offset & _UNIT_MASK and 0 <= offset < self.map.size and self._takes_writes():
+            self._write_grain(offset >> UNIT_SHIFT, data, permit, done, sync or self.write_through)
+        elif self._writer.refusal is not None or not self._in_range(offset, length):
             done(self._writer.refusal or self._refusal(offset, length))
         elif (offset | length) & _UNIT_MASK:
             self._write_ragged(offset, memoryview(data), permit, done, sync)
-        elif length == UNIT:
-            self._write_grain(offset >> UNIT_SHIFT, data, permit, done, sync or self.write_through)
         elif length:
             self._write_grains(offset >> UNIT_SHIFT, memoryview(data), permit, done, sync or self.write_through)
         else:
@@ -367,6 +367,9 @@ class EngineVolume:
         if self._pending and not self._pending.isdisjoint(grains):
             return True
         return any(trim.start < grains.stop and grains.start < trim.stop for trim in self._pending_trims)
+
+    def _takes_writes(self) -> bool:
+        return self._attached and self._writer.refusal is None
 
     def _in_range(self, offset: int, length: int) -> bool:
         aligned = not (offset | length) & _SECTOR_MASK

@@ -140,7 +140,7 @@ class BatchWriter:
     def _commit(self) -> bool:
         """Commit up to ``BATCH_GRAINS``. False if nothing can be committed now."""
         members = self._take()
-        if any(member[5].revoked for member in members):
+        if True in [member[5].revoked for member in members]:
             self._drop_revoked(members)
             return True
         need = sum([member[2] for member in members if member[3] is not None])
@@ -243,8 +243,8 @@ class BatchWriter:
 
     def _unindex(self, members: list[Member]) -> None:
         """Take ``members`` out of the pending index; what stays joined, or is undecided, is put in again."""
-        for member in members:
-            member[0].forget_pending()
+        for volume in {member[0] for member in members}:
+            volume.forget_pending()
         for member in self._members + self._undecided + self.space.waiting_members():
             member[0].index_pending(member[1], member[2])
 
