@@ -13,9 +13,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
-from uuid import UUID, uuid4
+from uuid import UUID
 
-from blockstore import journal as journals
 from blockstore.allocator import Allocator
 from blockstore.api import (
     CachePolicy,
@@ -27,21 +26,22 @@ from blockstore.api import (
     Group,
     Invalid,
     NewVolume,
-    OutOfSpace,
     PoolStatistics,
     Runner,
     StoreError,
     Undecided,
 )
-from blockstore.checkpoint import MetaDb, Superblock
+from blockstore.checkpoint import MetaDb
+from blockstore.creation import create as create_files
+from blockstore.creation import is_unborn
 from blockstore.device import Directory, File, HostDirectory, SyncGate
 from blockstore.flush import FlushRounds
 from blockstore.group import GroupTable, Plan, StoreGroup, widen
+from blockstore.housekeeping import Housekeeper, resolve
 from blockstore.journal import Journal
-from blockstore.layout import SECTOR, UNIT, UNIT_SHIFT, pack_data_header, pack_edit
-from blockstore.reclaim import Sweep
+from blockstore.layout import UNIT_SHIFT, pack_edit
 from blockstore.records import Delete, Edit, Put
-from blockstore.recovery import DATA, Replay, finish, open_files, replay, sync_before_reading
+from blockstore.recovery import Replay, finish, open_files, replay, sync_before_reading
 from blockstore.runner import CountingRunner
 from blockstore.saver import Checkpointer
 from blockstore.space import Space
@@ -52,9 +52,6 @@ from blockstore.writer import BatchWriter
 T = TypeVar("T")
 
 RESERVE = "reserve"
-_HOUSEKEEPING = 1.0  # seconds between looks at what should be done in the background
-_SWEEP_SHARE = 20  # a sweep is followed by at least so many times its own duration without one
-_SWEEP_LEAST = 256  # dropped blocks (1 MiB) below which the background does not sweep
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +115,8 @@ def open_directory(
     tuning: Tuning,
 ) -> EnginePool:
     """As ``open_pool``, over any Directory; the caller closes it if this raises."""
-    if create and _is_unborn(directory):
-        _create(directory, name, journal_size)
+    if create and is_unborn(directory):
+        create_files(directory, name, journal_size)
     try:
         database, data = open_files(directory)
         try:
@@ -133,54 +130,6 @@ def open_directory(
     except sqlite3.DatabaseError as error:
         raise Corrupt(f"meta.db: {error}") from error
     return EnginePool(directory, database, data, journal, state, runner, size_limit, tuning)
-
-
-def _is_unborn(directory: Directory) -> bool:
-    """Whether there is no pool, or only the beginnings of one. The commit that makes ``meta.db`` whole is its birth."""
-    if directory.exists("meta.db"):
-        database = MetaDb(directory.database())
-        try:
-            if database.exists:
-                return False
-        finally:
-            database.close()
-    if directory.exists(DATA):
-        data = directory.open(DATA)
-        try:
-            if data.size() > UNIT:
-                raise Corrupt(f"data has {data.size()} bytes but meta.db holds no pool: not overwritten")
-        finally:
-            data.close()
-    return True
-
-
-def _create(directory: Directory, name: str, journal_size: int) -> None:
-    if journal_size < journals.MIN_SIZE or journal_size % SECTOR:
-        raise Invalid(f"journal size {journal_size}: allowed are multiples of {SECTOR} from {journals.MIN_SIZE} bytes")
-    uuid = uuid4()
-    journals.create_files(directory, journal_size)
-    data = directory.open(DATA, create=True)
-    data.write(0, (pack_data_header(uuid, device=0),))
-    data.sync()
-    data.close()
-    database = MetaDb(directory.database())
-    directory.sync()
-    database.create(
-        Superblock(
-            uuid=uuid,
-            name=name,
-            journal_size=journal_size,
-            ckpt_epoch=1,
-            chain_seed=0,
-            next_seq=1,
-            generation=1,
-            next_map=1,
-            high_water=1,
-            boot_id=directory.boot_id(),
-        )
-    )
-    database.close()
-    directory.sync()
 
 
 class EnginePool:
@@ -214,16 +163,8 @@ class EnginePool:
         self._build(size_limit, tuning)
         self._table = GroupTable(self)
         self._closing: Future[None] | None = None
-        self._sweep: Sweep | None = None
-        self._opening_sweep_done = False
-        self._sweep_waiters: list[Future[int]] = []
-        self._next_sweep_waiters: list[Future[int]] = []
-        self._sweep_began = self._sweep_ended = self._checkpointed = self.runner.now()
-        self._checkpoint_due = False
-        self._reclaim_due = False
         self._reserve(tuning.reserve)
-        self._cancel_housekeeping = self.runner.call_later(_HOUSEKEEPING, self._housekeep)
-        self.runner.call_soon(self._begin_sweep)
+        self.runner.call_soon(self._housekeeper.begin_sweep)
         self._space.prepare()
 
     def _build(self, size_limit: int | None, tuning: Tuning) -> None:
@@ -245,9 +186,17 @@ class EnginePool:
             self._rounds,
             unsynced_cap=tuning.unsynced_cap,
             fail_stop=self._fail_stop,
-            need_checkpoint=self._need_checkpoint,
+            need_checkpoint=lambda: self._housekeeper.need_checkpoint(),
         )
-        self._space = self.writer.space = Space(
+        self._housekeeper = Housekeeper(
+            self.runner,
+            self.writer,
+            self._journal,
+            self.blockmap,
+            self.counters,
+            checkpoint_interval=tuning.checkpoint_interval,
+        )
+        self._space = self.writer.space = self._housekeeper.space = Space(
             self.runner,
             self.data,
             Allocator(min(self.recovered.high_water, blocks), blocks),
@@ -256,9 +205,9 @@ class EnginePool:
             keep=tuning.keep_free >> UNIT_SHIFT,
             join=self.writer.join,
             drop=self.writer.drop,
-            reclaim=self._reclaim,
+            reclaim=self._housekeeper.reclaim,
         )
-        self._checkpointer = Checkpointer(
+        self._checkpointer = self._housekeeper.checkpointer = Checkpointer(
             self.runner,
             self._gate,
             self._database,
@@ -269,7 +218,7 @@ class EnginePool:
             self._superblock,
             cut=self.writer.cut,
             seal=self._space.seal,
-            release=self._checkpoint_committed,
+            release=self._housekeeper.checkpoint_committed,
             make_room=self._release_reserve,
             fail_stop=self._fail_stop,
         )
@@ -330,16 +279,14 @@ class EnginePool:
         if self._closing is not None:
             future.set_exception(Closed("the pool is closed"))
             return future
-        self._checkpointer.start(lambda error: _resolve(future, error, None))
+        self._checkpointer.start(lambda error: resolve(future, error, None))
         return future
 
     def sweep(self) -> Future[int]:
+        if self.writer.refusal is None:
+            return self._housekeeper.sweep()
         future: Future[int] = Future()
-        if self.writer.refusal is not None:
-            future.set_exception(self.writer.refusal)
-        else:
-            (self._sweep_waiters if self._sweep is None else self._next_sweep_waiters).append(future)
-            self._begin_sweep()
+        future.set_exception(self.writer.refusal)
         return future
 
     def statistics(self) -> PoolStatistics:
@@ -377,9 +324,7 @@ class EnginePool:
             return self._closing
         closing: Future[None] = Future()
         self._closing = closing
-        self._cancel_housekeeping()
-        if self._sweep is not None:
-            self._sweep.stop()
+        self._housekeeper.stop()
         if self.reason is None:
             self._rounds.join(lambda error: self._checkpointer.start(lambda error: self._end()))
         else:
@@ -417,7 +362,7 @@ class EnginePool:
                     raise Invalid(
                         f"the edit has {sum(map(len, records))} bytes; the journal holds {self._journal.size}"
                     )
-                self._need_checkpoint()
+                self._housekeeper.need_checkpoint()
                 self.writer.wait_for_room(lambda: self._control(prepare, future))
                 return
             self._append_edits(plan.edits, records)
@@ -425,7 +370,7 @@ class EnginePool:
             future.set_exception(error)
             return
         result = plan.result()
-        self._rounds.join(lambda error: _resolve(future, error, result))
+        self._rounds.join(lambda error: resolve(future, error, result))
 
     def _append_edits(self, edits: Sequence[Edit], records: list[bytes]) -> None:
         try:
@@ -449,81 +394,6 @@ class EnginePool:
             self._journal.append([])
         except OSError as error:
             self._fail_stop(f"journal append failed: {error}")
-
-    def _need_checkpoint(self) -> None:
-        if not (self._checkpoint_due or self._checkpointer.running):
-            self._checkpoint_due = True
-            self.runner.call_soon(self._checkpoint_now)
-
-    def _checkpoint_now(self) -> None:
-        self._checkpoint_due = False
-        if self.reason is None and not self._checkpointer.running:
-            self._checkpointer.start(self._checkpoint_ended)
-
-    def _checkpoint_ended(self, error: StoreError | None) -> None:
-        if isinstance(error, OutOfSpace):
-            self._space.refuse_all(error)
-
-    def _checkpoint_committed(self) -> None:
-        self._checkpointed = self.runner.now()
-        self._space.release()
-        self.runner.call_soon(self.writer.resume)
-
-    def _reclaim(self) -> bool:
-        """Writes wait for space: whether some may come without anybody freeing any."""
-        if self.reason is not None or self._closing is not None:
-            return False
-        if self._sweep is not None or self._checkpointer.running or self._checkpoint_due or self._reclaim_due:
-            return True
-        if self._space.has_pending:
-            self._need_checkpoint()
-            return True
-        if self.blockmap.dropped or not self._opening_sweep_done:
-            self._reclaim_due = True
-            self.runner.call_soon(self._begin_sweep)
-            return True
-        return False
-
-    def _begin_sweep(self) -> None:
-        self._reclaim_due = False
-        if self._sweep is None and self.reason is None and self._closing is None:
-            self._sweep_began = self.runner.now()
-            self.writer.cut()
-            self._sweep = Sweep(self.runner, self.blockmap, self._space, self._swept)
-            self._sweep.start()
-
-    def _swept(self, freed: int) -> None:
-        self._sweep = None
-        self._opening_sweep_done = True
-        self._sweep_ended = self.runner.now()
-        self.counters.sweeps += 1
-        self.counters.swept_bytes += freed << UNIT_SHIFT
-        waiters, self._sweep_waiters, self._next_sweep_waiters = self._sweep_waiters, self._next_sweep_waiters, []
-
-        def released(error: StoreError | None) -> None:
-            self._checkpoint_ended(error)
-            for future in waiters:
-                _resolve(future, error, freed << UNIT_SHIFT)
-            self._space.changed()
-
-        if freed or self.blockmap.gone:
-            self._checkpointer.start(released)
-        else:
-            released(None)
-        if self._sweep_waiters:
-            self._begin_sweep()
-
-    def _housekeep(self) -> None:
-        """Once a second: a checkpoint when the last one is old, a sweep when enough was dropped."""
-        now = self.runner.now()
-        self._cancel_housekeeping = self.runner.call_later(_HOUSEKEEPING, self._housekeep)
-        if self.reason is not None:
-            return
-        if now - self._checkpointed >= self._tuning.checkpoint_interval and self._journal.position:
-            self._need_checkpoint()
-        rested = now - self._sweep_ended >= _SWEEP_SHARE * (self._sweep_ended - self._sweep_began)
-        if self.blockmap.dropped >= max(_SWEEP_LEAST, self._space.used >> 6) and rested:
-            self._begin_sweep()
 
     def _reserve(self, length: int) -> None:
         """Set space aside in the host; without it the pool works on, only with less of a margin."""
@@ -557,17 +427,13 @@ class EnginePool:
         self.writer.refusal = FailStopped(reason)
         self._checkpointer.stop()
         self._space.stopped = True
-        if self._sweep is not None:
-            self._sweep.stop()
+        self._housekeeper.stop()
         self.runner.call_soon(lambda: self._refuse_all(FailStopped(reason)))
 
     def _refuse_all(self, error: StoreError) -> None:
         self.writer.refuse_all(error)
         self._space.refuse_all(error)
-        waiters = self._sweep_waiters + self._next_sweep_waiters
-        self._sweep_waiters, self._next_sweep_waiters = [], []
-        for future in waiters:
-            future.set_exception(error)
+        self._housekeeper.refuse_all(error)
 
     def _end(self) -> None:
         """The last checkpoint is made, or none will be: refuse everything, let the helpers finish, release the lock."""
@@ -584,10 +450,3 @@ class EnginePool:
         self._directory.close()
         assert self._closing is not None
         self._closing.set_result(None)
-
-
-def _resolve(future: Future[T], error: StoreError | None, result: T) -> None:
-    if error is None:
-        future.set_result(result)
-    else:
-        future.set_exception(error)

@@ -335,7 +335,7 @@ def test_what_is_freed_after_a_switch_waits_for_the_next_checkpoint(store: Store
     driver.discard(volume, 0, MIB)
     checkpoint = driver.pool.checkpoint()
     driver.runner.elapse(0.001)
-    driver.engine._begin_sweep()
+    driver.pool.sweep()
     for _ in range(10):
         driver.runner.elapse(0.01)
     assert driver.pool.statistics().pending_free == MIB

@@ -1,0 +1,162 @@
+"""When to checkpoint and when to sweep: the pool's background decisions, and who waits for their outcome.
+
+How an image is made is ``saver``'s, how the unreferenced is found ``reclaim``'s. Invariants: one sweep at a time; after
+``stop`` nothing is begun any more.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import TypeVar
+
+from blockstore.api import OutOfSpace, Runner, StoreError
+from blockstore.blockmap import BlockMap
+from blockstore.journal import Journal
+from blockstore.layout import UNIT_SHIFT
+from blockstore.reclaim import Sweep
+from blockstore.saver import Checkpointer
+from blockstore.space import Space
+from blockstore.stats import Counters
+from blockstore.writer import BatchWriter
+
+T = TypeVar("T")
+
+_PERIOD = 1.0  # seconds between looks at what should be done
+_SWEEP_SHARE = 20  # a sweep is followed by at least so many times its own duration without one
+_SWEEP_LEAST = 256  # dropped blocks (1 MiB) below which the background does not sweep
+
+
+class Housekeeper:
+    """``checkpointer`` and ``space`` are given after construction: they ask this one in turn."""
+
+    checkpointer: Checkpointer
+    space: Space
+
+    def __init__(
+        self,
+        runner: Runner,
+        writer: BatchWriter,
+        journal: Journal,
+        blockmap: BlockMap,
+        counters: Counters,
+        *,
+        checkpoint_interval: float,
+    ) -> None:
+        self._runner = runner
+        self._writer = writer
+        self._journal = journal
+        self._blockmap = blockmap
+        self._counters = counters
+        self._checkpoint_interval = checkpoint_interval
+        self._sweep: Sweep | None = None
+        self._opening_sweep_done = False
+        self._sweep_waiters: list[Future[int]] = []
+        self._next_sweep_waiters: list[Future[int]] = []
+        self._sweep_began = self._sweep_ended = self._checkpointed = runner.now()
+        self._checkpoint_due = False
+        self._reclaim_due = False
+        self.stopped = False
+        self._cancel_timer = runner.call_later(_PERIOD, self._look)
+
+    def stop(self) -> None:
+        """No sweep and no checkpoint is begun any more; a sweep that runs ends without a result."""
+        self.stopped = True
+        self._cancel_timer()
+        if self._sweep is not None:
+            self._sweep.stop()
+
+    def refuse_all(self, error: StoreError) -> None:
+        """Those who wait for a sweep get ``error``."""
+        waiters = self._sweep_waiters + self._next_sweep_waiters
+        self._sweep_waiters, self._next_sweep_waiters = [], []
+        for future in waiters:
+            future.set_exception(error)
+
+    def sweep(self) -> Future[int]:
+        """A sweep that begins after this call; the result is the bytes that it freed, once they are reusable."""
+        future: Future[int] = Future()
+        (self._sweep_waiters if self._sweep is None else self._next_sweep_waiters).append(future)
+        self.begin_sweep()
+        return future
+
+    def need_checkpoint(self) -> None:
+        if not (self._checkpoint_due or self.checkpointer.running):
+            self._checkpoint_due = True
+            self._runner.call_soon(self._checkpoint_now)
+
+    def _checkpoint_now(self) -> None:
+        self._checkpoint_due = False
+        if not self.stopped and not self.checkpointer.running:
+            self.checkpointer.start(self._checkpoint_ended)
+
+    def _checkpoint_ended(self, error: StoreError | None) -> None:
+        if isinstance(error, OutOfSpace):
+            self.space.refuse_all(error)
+
+    def checkpoint_committed(self) -> None:
+        self._checkpointed = self._runner.now()
+        self.space.release()
+        self._runner.call_soon(self._writer.resume)
+
+    def reclaim(self) -> bool:
+        """Writes wait for space: whether some may come without anybody freeing any."""
+        if self.stopped:
+            return False
+        if self._sweep is not None or self.checkpointer.running or self._checkpoint_due or self._reclaim_due:
+            return True
+        if self.space.has_pending:
+            self.need_checkpoint()
+            return True
+        if self._blockmap.dropped or not self._opening_sweep_done:
+            self._reclaim_due = True
+            self._runner.call_soon(self.begin_sweep)
+            return True
+        return False
+
+    def begin_sweep(self) -> None:
+        self._reclaim_due = False
+        if self._sweep is None and not self.stopped:
+            self._sweep_began = self._runner.now()
+            self._writer.cut()
+            self._sweep = Sweep(self._runner, self._blockmap, self.space, self._swept)
+            self._sweep.start()
+
+    def _swept(self, freed: int) -> None:
+        self._sweep = None
+        self._opening_sweep_done = True
+        self._sweep_ended = self._runner.now()
+        self._counters.sweeps += 1
+        self._counters.swept_bytes += freed << UNIT_SHIFT
+        waiters, self._sweep_waiters, self._next_sweep_waiters = self._sweep_waiters, self._next_sweep_waiters, []
+
+        def released(error: StoreError | None) -> None:
+            self._checkpoint_ended(error)
+            for future in waiters:
+                resolve(future, error, freed << UNIT_SHIFT)
+            self.space.changed()
+
+        if freed or self._blockmap.gone:
+            self.checkpointer.start(released)
+        else:
+            released(None)
+        if self._sweep_waiters:
+            self.begin_sweep()
+
+    def _look(self) -> None:
+        """Once a second: a checkpoint when the last one is old, a sweep when enough was dropped."""
+        now = self._runner.now()
+        self._cancel_timer = self._runner.call_later(_PERIOD, self._look)
+        if self.stopped:
+            return
+        if now - self._checkpointed >= self._checkpoint_interval and self._journal.position:
+            self.need_checkpoint()
+        rested = now - self._sweep_ended >= _SWEEP_SHARE * (self._sweep_ended - self._sweep_began)
+        if self._blockmap.dropped >= max(_SWEEP_LEAST, self.space.used >> 6) and rested:
+            self.begin_sweep()
+
+
+def resolve(future: Future[T], error: StoreError | None, result: T) -> None:
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
