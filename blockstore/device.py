@@ -133,6 +133,8 @@ def is_full(error: BaseException | None) -> bool:
 
 def write_fully(fd: int, offset: int, buffers: Sequence[Buffer]) -> None:
     """pwritev until everything is written: the kernel may take less than it was given."""
+    if len(buffers) == 1 and os.pwritev(fd, buffers, offset) == len(buffers[0]):
+        return  # journals, and ticks of one write; writing the same bytes again after a short write is harmless
     for first in range(0, len(buffers), _IOV_MAX):
         part = buffers[first : first + _IOV_MAX]
         length = sum(map(len, part))

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from blockstore.allocator import Run
 from blockstore.api import Runner
-from blockstore.blockmap import CLEAN, RETIRED, TO_SAVE, BlockMap, Ids, Leaves, Pages
+from blockstore.blockmap import CLEAN, TO_SAVE, BlockMap, Ids, Leaves, Pages
 from blockstore.layout import BLOCK_MASK, LEAF_ENTRIES, PAGE_NODE
 from blockstore.space import Space
 
@@ -102,7 +102,7 @@ class Sweep:
 def _unreachable(nodes: Leaves | Pages, reachable: Ids) -> Ids:
     """Nodes in use that no map references."""
     states = np.frombuffer(nodes.state, np.uint8, nodes.top)
-    lost = (states >= CLEAN) & (states <= TO_SAVE) & (states != RETIRED)
+    lost = (states >= CLEAN) & (states <= TO_SAVE)
     lost[reachable] = False
     lost[0] = False
     return np.flatnonzero(lost)

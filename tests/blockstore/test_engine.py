@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from blockstore.api import CachePolicy, Corrupt, Invalid, Locked, NewVolume, NotFound, OutOfRange, OutOfSpace
+from blockstore.api import Busy, CachePolicy, Corrupt, Invalid, Locked, NewVolume, NotFound, OutOfRange, OutOfSpace
 from blockstore.check import check_pool
 from blockstore.dump import dump_pool
 from blockstore.pool import Tuning, open_pool
@@ -265,6 +265,25 @@ def test_a_pool_that_is_full_at_start_counts_its_space_before_it_refuses(tmp_pat
     fill(driver, volume, 2000)
     driver.discard(volume, 0, MIB)
     driver = store.reopen()
+    driver.write(first_volume(driver), 0, pattern(1))
+    store.prove_whole()
+
+
+def test_a_write_that_outwaits_the_count_of_space_is_told_to_try_again(tmp_path: Path) -> None:
+    """Busy, never OutOfSpace: nobody knows yet that there is none."""
+    store = small_store(tmp_path / "pool")
+    driver = store.open()
+    fill(driver, driver.group().volumes[0], 2000)
+    driver.discard(first_volume(driver), 0, MIB)
+    driver = store.reopen()
+    answer = Answer()
+    first_volume(driver).write(0, pattern(1), PERMIT, answer)
+    for _ in range(600):  # helpers hang: what the opening sweep found cannot be released
+        driver.runner.tick()
+        driver.runner.elapse(0.01)
+    assert isinstance(answer.error, Busy)
+    assert driver.read(first_volume(driver), 0, GRAIN) == bytes(GRAIN)
+    driver.runner.settle()
     driver.write(first_volume(driver), 0, pattern(1))
     store.prove_whole()
 

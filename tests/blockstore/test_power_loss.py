@@ -286,7 +286,7 @@ def test_a_killed_process_loses_no_acknowledged_write(cache: CachePolicy) -> Non
     cutter = Cutter(work.disk.trace, "boot-1")
     while cutter.at < len(work.disk.trace):
         cutter.step()
-        if cutter.at % 5 == 0:
+        if cutter.at % 2 == 0:
             judge.judge(cutter.at, cutter.all_landed(), "killed")
     disk = cutter.all_landed()
     assert fingerprint(open_disk(disk).engine) == work.model.history[-1][1]
