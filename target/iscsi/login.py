@@ -141,13 +141,10 @@ class Login:
             self.first = request
             self._stage = Stage(request.current_stage)
             return
-        if (request.isid, request.cid, request.tsih, request.initiator_task_tag) != (
-            first.isid,
-            first.cid,
-            first.tsih,
-            first.initiator_task_tag,
-        ):
-            raise InitiatorError("ISID, TSIH, CID or task tag changed during the login")
+        # RFC 7143 11.12 wants ISID and task tag unchanged too. Initiators exist that draw a new ISID for each request,
+        # and the kernel target lets them in: the first request's identity counts, whatever the later ones say.
+        if (request.cid, request.tsih) != (first.cid, first.tsih):
+            raise InitiatorError("CID or TSIH changed during the login")
         if request.current_stage != self._stage:
             raise InitiatorError(f"request is in stage {request.current_stage}, the login in {int(self._stage)}")
 

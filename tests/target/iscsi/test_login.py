@@ -113,7 +113,17 @@ def test_headers_that_cannot_be_served_are_refused(fields: dict[str, Any], statu
     assert refused(initiator) == status
 
 
-@pytest.mark.parametrize("fields", [{"isid": bytes(6)}, {"cid": 9}, {"initiator_task_tag": 9}, {"tsih": 1}])
+def test_the_first_request_says_whose_login_it_is() -> None:
+    """The load generator that we compare targets with draws another ISID for every request."""
+    initiator = Initiator()
+    initiator.start(NAMES, to=None)
+    initiator.login_answer()
+    initiator.login_request(isid=bytes(6), initiator_task_tag=9)
+    assert initiator.connection.failed is None
+    assert [event for event in initiator.connection.events if isinstance(event, SessionRequested)]
+
+
+@pytest.mark.parametrize("fields", [{"cid": 9}, {"tsih": 1}])
 def test_the_login_keeps_its_tags(fields: dict[str, Any]) -> None:
     initiator = Initiator()
     initiator.start(NAMES, to=None)
