@@ -66,8 +66,15 @@ class DeviceServer:
 
     def capacity_changed(self, lun: int) -> None:
         """The volume behind ``lun`` has another size than before: tell every nexus."""
+        self._tell_all(lun, sense.CAPACITY_DATA_HAS_CHANGED)
+
+    def mode_changed(self, lun: int) -> None:
+        """A mode page of ``lun`` has other values than before (WCE, with the cache policy): tell every nexus."""
+        self._tell_all(lun, sense.MODE_PARAMETERS_CHANGED)
+
+    def _tell_all(self, lun: int, condition: Condition) -> None:
         for nexus in self._nexuses:
-            self.units[lun].attentions.establish(nexus, sense.CAPACITY_DATA_HAS_CHANGED)
+            self.units[lun].attentions.establish(nexus, condition)
 
     def add_nexus(self, nexus: Nexus) -> None:
         """A session begins. Its first command is told of the power on, or, if this initiator port was here before, of
@@ -85,7 +92,7 @@ class DeviceServer:
         """A session has ended: its tasks are aborted, its unit attentions forgotten."""
         self._nexuses.pop(nexus, None)
         for unit in self.units.values():
-            _revoke(unit, [task for task in unit.task_set.tasks if task.nexus is nexus])
+            self.abort(*_tasks_of(unit, nexus))
             unit.attentions.forget(nexus)
 
     def _establish(self, nexus: Nexus, condition: Condition, units: Iterable[Unit]) -> None:
@@ -166,22 +173,30 @@ class DeviceServer:
 
     # --- task management (SAM-5, Task management functions) --------------------------------------------------------
 
-    def abort(self, task: Task) -> None:
-        """Revoke one task, admitted or not. It is not answered, and never starts if it waits."""
-        task.revoked = True
-        if task.scsi is not None:
-            task.scsi[0].task_set.remove([task])
+    def abort(self, *tasks: Task) -> None:
+        """Revoke tasks, admitted or not. None of them is answered, and none starts that waits."""
+        # All are revoked and dormant no more before the end of one can start another.
+        for task in tasks:
+            task.revoked = True
+        by_unit: dict[Unit, list[Task]] = {}
+        for task in tasks:
+            if task.scsi is not None:
+                by_unit.setdefault(task.scsi[0], []).append(task)
+        for unit, of_unit in by_unit.items():
+            unit.task_set.remove(of_unit)
 
     def abort_task_set(self, nexus: Nexus, lun: int) -> list[Any]:
         """Abort all tasks of ``nexus`` on the unit; returns them, as does every function below (Any: the very objects
         that ``admit`` was given). Raises NoSuchUnit."""
-        unit = self._unit(lun)
-        return _revoke(unit, [task for task in unit.task_set.tasks if task.nexus is nexus])
+        tasks = _tasks_of(self._unit(lun), nexus)
+        self.abort(*tasks)
+        return tasks
 
     def clear_task_set(self, nexus: Nexus, lun: int) -> list[Any]:
         """Abort everybody's tasks on the unit; the others who lost some are told. Raises NoSuchUnit."""
         unit = self._unit(lun)
-        tasks = _revoke(unit, list(unit.task_set.tasks))
+        tasks = list(unit.task_set.tasks)
+        self.abort(*tasks)
         for other in {task.nexus: None for task in tasks if task.nexus is not nexus}:
             unit.attentions.establish(other, sense.COMMANDS_CLEARED_BY_ANOTHER_INITIATOR)
         return tasks
@@ -202,7 +217,9 @@ class DeviceServer:
         for other in self._nexuses:
             if other is not nexus:
                 unit.attentions.establish(other, condition)
-        return _revoke(unit, list(unit.task_set.tasks))
+        tasks = list(unit.task_set.tasks)
+        self.abort(*tasks)
+        return tasks
 
     def _unit(self, lun: int) -> LogicalUnit:
         unit = self.units.get(lun)
@@ -211,9 +228,5 @@ class DeviceServer:
         return unit
 
 
-def _revoke(unit: Unit, tasks: list[Any]) -> list[Any]:
-    # All are revoked before any task that waited for one of them may start.
-    for task in tasks:
-        task.revoked = True
-    unit.task_set.remove(tasks)
-    return tasks
+def _tasks_of(unit: Unit, nexus: Nexus) -> list[Any]:
+    return [task for task in unit.task_set.tasks if task.nexus is nexus]

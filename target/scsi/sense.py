@@ -80,6 +80,7 @@ INVALID_MESSAGE_ERROR = _row("invalid message error", SenseKey.ILLEGAL_REQUEST, 
 POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED = _row("power on or reset occurred", SenseKey.UNIT_ATTENTION, 0x2900)
 BUS_DEVICE_RESET_FUNCTION_OCCURRED = _row("bus device reset function occurred", SenseKey.UNIT_ATTENTION, 0x2903)
 I_T_NEXUS_LOSS_OCCURRED = _row("I_T nexus loss occurred", SenseKey.UNIT_ATTENTION, 0x2907)
+MODE_PARAMETERS_CHANGED = _row("mode parameters changed", SenseKey.UNIT_ATTENTION, 0x2A01)
 CAPACITY_DATA_HAS_CHANGED = _row("capacity data has changed", SenseKey.UNIT_ATTENTION, 0x2A09)
 COMMANDS_CLEARED_BY_ANOTHER_INITIATOR = _row("commands cleared by another initiator", SenseKey.UNIT_ATTENTION, 0x2F00)
 REPORTED_LUNS_DATA_HAS_CHANGED = _row("reported LUNs data has changed", SenseKey.UNIT_ATTENTION, 0x3F0E)
