@@ -75,6 +75,8 @@ class Channel:
         self._receive = ReceiveBuffer(LOGIN_MAX_SEGMENT)
         self._landing: Landing | None = None
         self._output = Output()
+        self.reading = 0
+        """Bytes of Data-In that tasks are waiting for from the store, in buffers of their own."""
         self._scratch = memoryview(b"")
         self._lender = Lender()
         self._text: TextExchange | None = None
@@ -91,6 +93,11 @@ class Channel:
     def out_bytes(self) -> int:
         """Bytes queued and not yet sent."""
         return self._output.size
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that are queued or will be without another command: what bounds the memory of a peer's reads."""
+        return self._output.size + self.reading
 
     def outgoing(self) -> list[Buffer]:
         """For one gathered send; at most output.MAX_BUFFERS buffers. Tell ``sent`` how much of it left."""

@@ -99,6 +99,14 @@ class Task:
         connection uses them again for the next task. A handler that must wait allocates its own."""
         return self.connection.lend(length)
 
+    def begin_reading(self, length: int) -> None:
+        """The owner waits for ``length`` bytes of Data-In in a buffer of its own; until ``end_reading`` they count."""
+        self.connection.reading += length
+
+    def end_reading(self, length: int) -> None:
+        """Called once for each ``begin_reading``, aborted or not."""
+        self.connection.reading -= length
+
 
 class Session:
     """What the connections of one I_T nexus share. ``nexus`` is the owner's; every task carries it."""

@@ -9,7 +9,7 @@ Invariant: whatever changes the medium carries its task as permit, so that revok
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from blockstore.api import LOGICAL_BLOCK, Buffer, StoreError
@@ -63,13 +63,25 @@ def _read(unit: LogicalUnit, lba: int, blocks: int, task: Task, finish: Finish) 
 
 
 def _read_later(unit: LogicalUnit, lba: int, length: int, completion: Completion) -> None:
-    buffer = bytearray(length)  # the task's own buffer may be lent out again while this read waits
+    def done(error: StoreError | None, data: bytearray) -> None:
+        completion.end(Result(0, b"", data) if error is None else translate(error))
+
+    _fetch(unit, lba, length, completion.task, done)
+
+
+def _fetch(
+    unit: LogicalUnit, lba: int, length: int, task: Task, then: Callable[[StoreError | None, bytearray], None]
+) -> None:
+    """Read ``length`` bytes into a buffer of their own: the task's may be lent out again while this read waits."""
+    data = bytearray(length)
+    task.begin_reading(length)
 
     def done(error: StoreError | None) -> None:
-        completion.end(Result(0, b"", buffer) if error is None else translate(error))
+        task.end_reading(length)
+        then(error, data)
 
     try:
-        unit.volume.read(lba * LOGICAL_BLOCK, memoryview(buffer), done)
+        unit.volume.read(lba * LOGICAL_BLOCK, memoryview(data), done)
     except StoreError as error:
         done(error)
 
@@ -223,19 +235,15 @@ def verify(unit: LogicalUnit, cdb: Verify, task: Task, finish: Finish) -> Result
         return GOOD
     if cdb.bytchk == _COMPARE_ONE:
         expected = memoryview(bytes(expected) * blocks)
-    found = bytearray(blocks * LOGICAL_BLOCK)
     completion = Completion(unit, task, finish)
 
-    def done(error: StoreError | None) -> None:
+    def done(error: StoreError | None, found: bytearray) -> None:
         if error is not None or not expected or found == expected:
             completion.done(error)
         else:
             completion.end(_miscompare(cdb.lba, found, expected))
 
-    try:
-        unit.volume.read(cdb.lba * LOGICAL_BLOCK, memoryview(found), done)
-    except StoreError as error:
-        done(error)
+    _fetch(unit, cdb.lba, blocks * LOGICAL_BLOCK, task, done)
     return None
 
 

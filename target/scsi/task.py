@@ -55,6 +55,11 @@ class Task(Protocol):
     def data_in(self, length: int) -> memoryview:
         """A writable buffer of ``length`` bytes, to be given to the Result before the handler returns."""
 
+    def begin_reading(self, length: int) -> None:
+        """A handler that waits holds ``length`` bytes of memory for a read, until ``end_reading``."""
+
+    def end_reading(self, length: int) -> None: ...
+
 
 Finish = Callable[[Any, Result], None]
 """``finish(task, result)``, called once for a task whose handler returned None; perhaps before it returned."""

@@ -35,9 +35,16 @@ class FakeTask:
         self.data_out: Buffer | None = data
         self.revoked = False
         self.scsi: Any = None
+        self.reading = 0
 
     def data_in(self, length: int) -> memoryview:
         return memoryview(bytearray(length))
+
+    def begin_reading(self, length: int) -> None:
+        self.reading += length
+
+    def end_reading(self, length: int) -> None:
+        self.reading -= length
 
 
 class Yard:
