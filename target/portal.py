@@ -7,7 +7,8 @@ Raw non-blocking sockets with ``add_reader`` rather than asyncio's transports: t
 from another process, ``recv_into`` lands large Data-Out in its task's own buffer, and ``sendmsg`` gathers a tick's
 answers (measured: a transport that joins its buffers costs 40 % of 1 MiB reads).
 
-Invariant: a stream's socket is closed exactly once, after the handler has been told (``on_closed``).
+Invariants: a stream's socket is closed exactly once, after the handler has been told (``on_closed``); an error in what
+one stream does (``Stream.guard``) ends that stream and nothing else.
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ MAX_COMMANDS_PER_TICK = 64
 MAX_BYTES_PER_TICK = 1 << 20
 """Fairness: what one connection may execute before the others have their turn."""
 MAX_UNSENT = 4 << 20
-"""Bytes queued for a peer that does not read, above which none of its commands execute."""
+"""Bytes queued for a peer that does not read, or being read for it, above which none of its commands execute."""
 MAX_WAITING = 256
 """Connections that have not logged in yet; each has its login deadline."""
+MAX_RECORDED = 128 << 10
+"""Bytes kept to be read again elsewhere: a login's longest first request (``login.MAX_TEXT``) with its headers."""
 TICK_SECONDS = 1.0
 """How often login deadlines and pings are looked at; both are counted in tens of seconds."""
 LINGER_SECONDS = 2.0
@@ -112,9 +115,12 @@ class Stream:
     def feed(self, data: bytes) -> None:
         """Bytes that were received for this socket elsewhere (before it was handed over)."""
         self.connection.receive(data, self._portal.now())
-        self.process()
+        self._process()
 
     def on_readable(self) -> None:
+        self.guard(self._receive)
+
+    def _receive(self) -> None:
         into = self.connection.get_buffer()
         try:
             received = self.sock.recv_into(into)
@@ -128,12 +134,27 @@ class Stream:
             return
         if self.recording is not None:
             self.recording += into[:received]
+            if len(self.recording) > MAX_RECORDED:
+                self.close(f"more than {MAX_RECORDED} bytes before the login named its target")
+                return
         self.connection.buffer_updated(received, self._portal.now())
-        self.process()
+        self._process()
+
+    def guard(self, step: Callable[..., None], *arguments: object) -> None:
+        """Run ``step(*arguments)`` for this stream. A defect of ours that shows there costs this connection, not the loop or the
+        store that called: the initiator logs in again. The only place that catches everything."""
+        try:
+            step(*arguments)
+        except Exception:
+            log.exception("connection from %s: internal error", self.peer)
+            self.close("internal error")
 
     def process(self) -> None:
         """Hand events to the handler within this tick's budget, then send what is there."""
-        if self._busy:
+        self.guard(self._process)
+
+    def _process(self) -> None:
+        if self._busy or self.closed:
             return
         self._busy = True
         try:
@@ -145,7 +166,7 @@ class Stream:
         self.flush()
         if self.closed:
             return
-        stalled = self.connection.out_bytes > MAX_UNSENT
+        stalled = self.connection.unsent > MAX_UNSENT
         self._read(drained and not stalled and not self.connection.closing)
         if not drained and not stalled:
             self._portal.soon(self.process)
@@ -156,7 +177,7 @@ class Stream:
         events = connection.events
         commands = moved = 0
         while events and not self.closed:
-            if connection.out_bytes > MAX_UNSENT or commands >= MAX_COMMANDS_PER_TICK or moved >= MAX_BYTES_PER_TICK:
+            if connection.unsent > MAX_UNSENT or commands >= MAX_COMMANDS_PER_TICK or moved >= MAX_BYTES_PER_TICK:
                 return False
             event = events.popleft()
             if type(event) is Task:
@@ -221,18 +242,21 @@ class Stream:
             self.held_since = self._portal.now()
 
     def _on_writable(self) -> None:
-        self.flush()
-        if not self.closed:
-            self.process()
+        # The peer took something since the socket was full: it lives, though we may have stopped listening to it.
+        self.connection.heard(self._portal.now())
+        self.process()
 
     # --- time and end --------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
+        self.guard(self._tick, now)
+
+    def _tick(self, now: float) -> None:
         self.connection.tick(now)
         if self.held_since is not None and now - self.held_since > LINGER_SECONDS:
             self.close(self.connection.failed or "peer did not take the last answer")
             return
-        self.process()
+        self._process()
 
     def detach(self) -> socket.socket:
         """Stop serving the socket without closing it: it goes to another process. The handler is not told."""
@@ -243,7 +267,8 @@ class Stream:
         if self.closed:
             return
         self._forget()
-        self.handler.on_closed(self)
+        self.guard(self.handler.on_closed, self)
+        self.connection.close()
         log.info("connection from %s ended: %s", self.peer, reason)
         self.sock.close()
 
@@ -290,7 +315,7 @@ class Portal:
         if record:
             stream.recording = bytearray()
         self.streams.add(stream)
-        stream.feed(received)
+        stream.guard(stream.feed, received)
         return stream
 
     def soon(self, function: Callable[[], None]) -> None:
@@ -308,8 +333,7 @@ class Portal:
     def _flush_awake(self) -> None:
         awake, self._awake = self._awake, {}
         for stream in awake:
-            if not stream.closed:
-                stream.process()
+            stream.process()
 
     def _tick(self) -> None:
         now = self.now()

@@ -185,6 +185,11 @@ class Connection(Commands, Requests):
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
+    def heard(self, now: float) -> None:
+        """The initiator gave a sign of life other than bytes: it took some of ours."""
+        self._heard = now
+        self._pinged = None
+
     def tick(self, now: float) -> None:
         """Look at deadlines; call about once a second."""
         if self.failed is not None or self.closing:
