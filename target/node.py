@@ -3,8 +3,8 @@
 It carries what ``target.iscsi`` understood to ``target.scsi`` and the answers back; neither knows the other. It
 owns the TSIHs, the LUN map, the clients and the sessions. It knows no sockets: a ``Stream`` sends what is queued.
 
-Invariant (permits): an answer that promises "nothing of this lands any more" (task management, reinstating login,
-logout) leaves only after the store's barrier, since a revoked write may already be in the batch being written.
+Invariant (permits): an answer that promises "nothing of this lands any more" (task management, login, logout) leaves
+only after the store's barrier, since a revoked write may already be in the batch being written.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from blockstore.api import ClientRecord, Done, Group, StoreError
 from pdus.iscsi.async_message import AsyncEvent
+from pdus.iscsi.login import LoginStatus
 from pdus.iscsi.task_management import Function, FunctionResponse
 from target.access import find_client, host_of
 from target.iscsi.events import (
@@ -28,7 +31,7 @@ from target.iscsi.events import (
     TaskManagement,
     TransferFailed,
 )
-from target.iscsi.session import Task
+from target.iscsi.session import Session, Task
 from target.portal import Stream, local_address
 from target.scsi import sense
 from target.scsi.device_server import UNANSWERED, DeviceServer, NoSuchUnit
@@ -102,6 +105,19 @@ class NodeSession:
         )
 
 
+def nexus_key(identity: SessionIdentity) -> tuple[str, bytes]:
+    """What makes two sessions the same I_T nexus: there is one portal group, and names have no case (4.2.7.1)."""
+    return identity.initiator_name.lower(), identity.isid
+
+
+V = TypeVar("V")
+
+
+def _changed(before: Mapping[int, V], now: Mapping[int, V]) -> list[int]:
+    """LUNs that were there before, with another value."""
+    return [lun for lun, value in now.items() if before.get(lun, value) != value]
+
+
 class TargetNode:
     """One target. ``barrier`` is its pool's."""
 
@@ -112,7 +128,10 @@ class TargetNode:
         self.sessions: dict[tuple[str, bytes], NodeSession] = {}
         """By initiator name and ISID: with the one portal group that is the I_T nexus."""
         self._barrier = barrier
+        self.retired = False
+        """No session begins any more: the group is being deleted or rolled back."""
         self._sizes: dict[int, int] = {}
+        self._write_through: dict[int, bool] = {}
         self._last_tsih = 0
         self._empty = asyncio.Event()
         self._empty.set()
@@ -126,10 +145,12 @@ class TargetNode:
         if self.device_server.set_units(group.volumes, names):
             self._announce_luns()
         sizes = {lun: volume.size for lun, volume in group.volumes.items()}
-        for lun, size in sizes.items():
-            if self._sizes.get(lun, size) != size:
-                self.device_server.capacity_changed(lun)
-        self._sizes = sizes
+        for lun in _changed(self._sizes, sizes):
+            self.device_server.capacity_changed(lun)
+        write_through = {lun: volume.write_through for lun, volume in group.volumes.items()}
+        for lun in _changed(self._write_through, write_through):
+            self.device_server.mode_changed(lun)
+        self._sizes, self._write_through = sizes, write_through
 
     def _admit(self, clients: tuple[ClientRecord, ...]) -> None:
         """A client that is no longer allowed, or whose secrets changed, loses its sessions now."""
@@ -141,47 +162,68 @@ class TargetNode:
                 session.stream.close("the client's access changed")
 
     def _announce_luns(self) -> None:
-        data = sense.REPORTED_LUNS_DATA_HAS_CHANGED.fixed()
+        self._notify(AsyncEvent.SCSI, sense_data=sense.REPORTED_LUNS_DATA_HAS_CHANGED.fixed())
+
+    def _notify(self, event: AsyncEvent, *, sense_data: bytes = b"", parameter3: int = 0) -> None:
+        """Send an Asynchronous Message to every session, but not behind the answer to a Logout."""
         for session in self.sessions.values():
-            session.stream.connection.send_async(AsyncEvent.SCSI, sense=data)
-            session.stream.wake()
+            if not session.stream.connection.closing:
+                session.stream.connection.send_async(event, sense=sense_data, parameter3=parameter3)
+                session.stream.wake()
 
     def infos(self) -> Iterable[SessionInfo]:
         return [session.info() for session in self.sessions.values()]
 
     # --- sessions ------------------------------------------------------------------------------------------------
 
-    def establish(self, stream: Stream, identity: SessionIdentity, then: Callable[[], None]) -> None:
-        """Enter full feature phase. A session of the same nexus is reinstated: it ends, and what it was writing is
-        committed or dropped, before the login is answered (RFC 7143 6.3.5). ``then`` runs after the answer."""
-        key = (identity.initiator_name, identity.isid)
-        old = self.sessions.get(key)
+    def establish(self, stream: Stream, identity: SessionIdentity, client: ClientRecord) -> None:
+        """Enter full feature phase as ``client``, or refuse. A session of the same nexus is reinstated: it ends, and
+        what it was writing is committed or dropped, before the login is answered (RFC 7143 6.3.5). The same goes for
+        a session that was lost just now: hence the barrier before every login."""
+        refusal = self._refusal(client)
+        if refusal is not None:
+            stream.connection.refuse_login(refusal)
+            stream.wake()
+            return
+        old = self.sessions.get(nexus_key(identity))
         if old is not None:
             old.stream.close("session reinstated by a new login")
+        self._after_barrier(stream, "login", partial(self._begin, stream, identity, client))
+
+    def _begin(self, stream: Stream, identity: SessionIdentity, client: ClientRecord) -> None:
+        key = nexus_key(identity)
+        if key in self.sessions or self._refusal(client) is not None:
+            # While the store was settling another login of this nexus was answered, or the group has changed
+            self.establish(stream, identity, client)
+            return
+        session = NodeSession(self, stream, identity, self._new_tsih())
+        self.sessions[key] = session
+        self._empty.clear()
+        stream.context = session
+        self.device_server.add_nexus(session.nexus)
+        stream.connection.establish(session.tsih, session.nexus)
+        log.info("%s logged in to %s from %s", identity.initiator_name, self.iqn, stream.peer)
+        stream.wake()
+
+    def _refusal(self, client: ClientRecord) -> LoginStatus | None:
+        """Why nobody, or not this client, may log in: the group may change while an initiator proves who it is."""
+        if self.retired:
+            return LoginStatus.SERVICE_UNAVAILABLE  # retried; whoever comes again is told where the target has gone
+        return None if client in self.clients else LoginStatus.AUTHORIZATION_FAILURE
+
+    def _after_barrier(self, stream: Stream, what: str, then: Callable[[], None]) -> None:
+        """Run ``then`` once everything revoked so far is dropped or was committed before. If the store cannot tell
+        which, nothing is answered."""
 
         def settled(error: StoreError | None) -> None:
             if stream.closed:
                 return
-            rival = self.sessions.get(key)
-            if error is not None or rival is not None:
-                stream.close(f"login not completed: {error or 'another login of the same nexus was faster'}")
-                return
-            session = NodeSession(self, stream, identity, self._new_tsih())
-            self.sessions[key] = session
-            self._empty.clear()
-            stream.context = session
-            self.device_server.add_nexus(session.nexus)
-            stream.connection.establish(session.tsih, session.nexus)
-            then()
-            stream.wake()
+            if error is None:
+                stream.guard(then)
+            else:
+                stream.close(f"{what} not completed: {error}")
 
-        self._settle(settled, needed=old is not None)
-
-    def _settle(self, settled: Done, *, needed: bool) -> None:
-        if needed:
-            self._barrier(settled)
-        else:
-            settled(None)
+        self._barrier(settled)
 
     def _new_tsih(self) -> int:
         used = {session.tsih for session in self.sessions.values()}
@@ -194,17 +236,20 @@ class TargetNode:
         """The connection is gone, and with ErrorRecoveryLevel 0 so is the session: no task of it may write."""
         self._abort_all(session)
         self.device_server.remove_nexus(session.nexus)
-        if self.sessions.get((session.identity.initiator_name, session.identity.isid)) is session:
-            del self.sessions[session.identity.initiator_name, session.identity.isid]
+        key = nexus_key(session.identity)
+        if self.sessions.get(key) is session:
+            del self.sessions[key]
         if not self.sessions:
             self._empty.set()
 
     def _abort_all(self, session: NodeSession) -> None:
         owner = session.stream.connection.session
-        if owner is None:
-            return
-        for task in tuple(owner.tasks.values()):
-            self.device_server.abort(task)
+        if owner is not None:
+            self._abort(owner, tuple(owner.tasks.values()))
+
+    def _abort(self, owner: Session, tasks: Collection[Task]) -> None:
+        self.device_server.abort(*tasks)
+        for task in tasks:
             owner.abort(task)
 
     # --- events in full feature phase ----------------------------------------------------------------------------
@@ -251,15 +296,15 @@ class TargetNode:
         stream = task.connection.owner
         assert isinstance(stream, Stream)
         if result is not UNANSWERED:
-            task.connection.respond(task, result.status, result.sense, result.data)
-            stream.wake()
+            stream.guard(task.connection.respond, task, result.status, result.sense, result.data)
         elif not task.revoked:
             # The store cannot say whether the write happened; after a reconnect the initiator finds out.
             stream.close("a write is undecided")
+        stream.wake()
 
     def _name_itself(self, session: NodeSession, event: SendTargets) -> None:
         """SendTargets in a normal session names only this target (RFC 7143, appendix C)."""
-        mine = event.which in ("", self.iqn)
+        mine = event.which.lower() in ("", self.iqn.lower())
         address = local_address(session.stream.sock)
         session.stream.connection.answer_send_targets(event, [(self.iqn, [address])] if mine else [])
 
@@ -267,16 +312,11 @@ class TargetNode:
         self._abort_all(session)
         stream = session.stream
 
-        def settled(error: StoreError | None) -> None:
-            if stream.closed:
-                return
-            if error is not None:
-                stream.close(f"logout not completed: {error}")
-                return
+        def answer() -> None:
             stream.connection.answer_logout(event)
             stream.wake()
 
-        self._barrier(settled)
+        self._after_barrier(stream, "logout", answer)
 
     # --- task management (RFC 7143 4.2.3, 11.5, 11.6) --------------------------------------------------------------
 
@@ -287,18 +327,14 @@ class TargetNode:
             response = FunctionResponse.LUN_DOES_NOT_EXIST
         stream = session.stream
 
-        def settled(error: StoreError | None) -> None:
-            if stream.closed:
-                return
-            if error is not None:
-                stream.close(f"task management not completed: {error}")
-                return
+        def answer() -> None:
             stream.connection.respond_task_management(event, response)
             stream.wake()
             if event.function == Function.TARGET_COLD_RESET:
+                stream.flush()
                 self.drop("target cold reset")
 
-        self._barrier(settled)
+        self._after_barrier(stream, "task management", answer)
 
     def _apply(self, session: NodeSession, event: TaskManagement) -> FunctionResponse:
         server, nexus, lun = self.device_server, session.nexus, event.lun
@@ -329,8 +365,7 @@ class TargetNode:
         task = owner.tasks.get(event.referenced_task_tag)
         if task is None or task.lun != event.lun:
             return owner.abort_missing(event)
-        self.device_server.abort(task)
-        owner.abort(task)
+        self._abort(owner, (task,))
         return FunctionResponse.COMPLETE
 
     def _forget(self, tasks: Iterable[Task]) -> None:
@@ -345,16 +380,14 @@ class TargetNode:
         owner = session.stream.connection.session
         assert owner is not None
         queued = {id(event) for event in session.stream.connection.events if type(event) is Task}
-        for task in tuple(owner.tasks.values()):
-            if id(task) not in queued and (lun is None or task.lun == lun):
-                self.device_server.abort(task)
-                owner.abort(task)
+        self._abort(
+            owner,
+            [task for task in owner.tasks.values() if id(task) not in queued and (lun is None or task.lun == lun)],
+        )
 
     def drain(self, seconds: int) -> None:
         """Ask every session to log out within ``seconds`` (RFC 7143 11.9.1, event 1)."""
-        for session in self.sessions.values():
-            session.stream.connection.send_async(AsyncEvent.REQUEST_LOGOUT, parameter3=seconds)
-            session.stream.wake()
+        self._notify(AsyncEvent.REQUEST_LOGOUT, parameter3=seconds)
 
     async def wait_empty(self) -> None:
         """Until no session is left."""

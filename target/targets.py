@@ -58,6 +58,7 @@ class Targets:
         node = self._nodes.pop(iqn.lower(), None)
         if node is None:
             return
+        node.retired = True
         node.drain(DRAIN_SECONDS)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(node.wait_empty(), DRAIN_SECONDS)
@@ -104,20 +105,7 @@ class Targets:
     def _establish(self, stream: Stream, event: SessionRequested) -> None:
         pending = stream.context
         assert isinstance(pending, PendingLogin)
-        node, client = pending.node, pending.client
-        # The group may have changed while the initiator was proving who it is.
-        if self._nodes.get(node.iqn.lower()) is not node:
-            stream.connection.refuse_login(LoginStatus.NOT_FOUND)
-            return
-        if client not in node.clients:
-            stream.connection.refuse_login(LoginStatus.AUTHORIZATION_FAILURE)
-            return
-        identity = event.identity
-
-        def logged_in() -> None:
-            log.info("%s logged in to %s from %s", identity.initiator_name, node.iqn, stream.peer)
-
-        node.establish(stream, identity, logged_in)
+        pending.node.establish(stream, event.identity, pending.client)
 
 
 def policy_of(client: ClientRecord) -> LoginPolicy:
