@@ -4,8 +4,8 @@ The front door reads with the same sans-IO ``Connection`` as a worker, up to ``L
 handed over with every byte received and the number of bytes answered so far; the worker's connection reads them
 again and goes on. Discovery sessions are answered here. It has no authority: the worker checks access and CHAP.
 
-Invariant: connections here are bounded (``portal.MAX_WAITING``), none longer than its login deadline (discovery
-sessions: ``DISCOVERY_SECONDS``), so that silent peers cannot starve others.
+Invariant: connections here are bounded in number and time: those that have not logged in (``portal.MAX_WAITING``,
+the login deadline) and discovery sessions (``MAX_DISCOVERY``, ``DISCOVERY_SECONDS``), so that none can starve others.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ log = logging.getLogger("blockyard.portal")
 
 DISCOVERY_SECONDS = 60.0
 """Guessed: iscsiadm needs one round trip; a session left open is of no use to anybody."""
+MAX_DISCOVERY = 256
+"""Discovery sessions open at a time; guessed, as many as may wait for their login."""
 BACKLOG = 128
 DISCOVERY_TSIH = 1
 """Discovery sessions have one connection each and are never reinstated by TSIH: one number serves all."""
@@ -74,6 +76,8 @@ class FrontDoor:
         self._advertise = advertise
         self._portal = Portal(loop, self, settings)
         self._listeners: list[socket.socket] = []
+        self._ends: dict[Stream, asyncio.TimerHandle] = {}
+        """When each discovery session has taken too long."""
 
     # --- listening -----------------------------------------------------------------------------------------------
 
@@ -131,8 +135,7 @@ class FrontDoor:
             else:
                 self._route(stream, event)
         elif isinstance(event, SessionRequested):
-            stream.connection.establish(DISCOVERY_TSIH, None)
-            self._loop.call_later(DISCOVERY_SECONDS, stream.close, "discovery session took too long")
+            self._begin_discovery(stream)
         elif isinstance(event, SendTargets):
             self._name_targets(stream, event)
         elif isinstance(event, LogoutRequested):
@@ -141,7 +144,16 @@ class FrontDoor:
             stream.close(f"{type(event).__name__} in a discovery session")
 
     def on_closed(self, stream: Stream) -> None:
-        """Nothing is kept per connection."""
+        end = self._ends.pop(stream, None)
+        if end is not None:
+            end.cancel()
+
+    def _begin_discovery(self, stream: Stream) -> None:
+        if len(self._ends) >= MAX_DISCOVERY:
+            stream.connection.refuse_login(LoginStatus.OUT_OF_RESOURCES, f"{MAX_DISCOVERY} discovery sessions are open")
+            return
+        stream.connection.establish(DISCOVERY_TSIH, None)
+        self._ends[stream] = self._loop.call_later(DISCOVERY_SECONDS, stream.close, "discovery session took too long")
 
     def _discover(self, stream: Stream, event: LoginStarted) -> None:
         stream.context = event.initiator_name
@@ -162,6 +174,6 @@ class FrontDoor:
     def _name_targets(self, stream: Stream, event: SendTargets) -> None:
         visible = self._directory.visible(str(stream.context), host_of(stream.peer))
         if event.which != "All":
-            visible = [iqn for iqn in visible if iqn == event.which]
+            visible = [iqn for iqn in visible if iqn.lower() == event.which.lower()]
         address = self._advertise or local_address(stream.sock)
         stream.connection.answer_send_targets(event, [(iqn, [address]) for iqn in visible])
