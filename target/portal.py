@@ -166,9 +166,11 @@ class Stream:
         self.flush()
         if self.closed:
             return
-        stalled = self.connection.unsent > MAX_UNSENT
-        self._read(drained and not stalled and not self.connection.closing)
-        if not drained and not stalled:
+        connection = self.connection
+        # What waits for the store must not deafen us to pings; what waits for the peer is the peer's own doing.
+        full, waits = connection.out_bytes > MAX_UNSENT, connection.unsent > MAX_UNSENT
+        self._read((drained or waits) and not full and not connection.closing)
+        if not drained and not waits:
             self._portal.soon(self.process)
 
     def _handle_events(self) -> bool:

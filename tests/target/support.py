@@ -10,7 +10,7 @@ import asyncio
 import selectors
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from blockstore.api import CachePolicy, ClientRecord, Done, Group, NewVolume
@@ -107,6 +107,14 @@ class Host(Initiator):
         while self.run(bytes(6)).status:
             pass
         return self
+
+    def drain(self) -> None:
+        """Take the bytes that are there, without looking at them yet."""
+        self._loop.settle()
+        with suppress(BlockingIOError):
+            while part := self.sock.recv(1 << 20):
+                self._buffer += part
+                self._loop.settle()
 
     @property
     def silent(self) -> bool:
