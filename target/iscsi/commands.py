@@ -350,9 +350,7 @@ class Commands(Channel):
             task.active = False
             del session.tasks[task.itt]
         else:
-            r2ts = task.transfer.r2t_sn
-            session.end(task)
-            self._respond_fully(session, task, status, sense, data, r2ts)
+            self._respond_to_transfer(session, task, task.transfer, status, sense, data)
             return
         length = 0 if data is None else len(data)
         expected = task.expected_length
@@ -384,6 +382,18 @@ class Commands(Channel):
         if length:
             tail += data  # type: ignore[arg-type]
         output.size += BHS_SIZE + length
+
+    def _respond_to_transfer(
+        self, session: Session, task: Task, transfer: Transfer, status: int, sense: bytes, data: Buffer | None
+    ) -> None:
+        if transfer.sequences and data is None:
+            # RFC 7143 11.4.2: a command that ends early is answered after the final bit of its unsolicited data
+            transfer.fail(sense, status)
+            task.revoked = True  # its owner has ended it, and needs not be told of the end again
+            return
+        r2ts = transfer.r2t_sn
+        session.end(task)
+        self._respond_fully(session, task, status, sense, data, r2ts)
 
     def _respond_fully(
         self, session: Session, task: Task, status: int, sense: bytes, data: Buffer | None, r2ts: int

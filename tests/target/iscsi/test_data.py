@@ -112,6 +112,22 @@ def test_immediate_data_survives_the_reuse_of_the_receive_buffer() -> None:
     assert task.data_out == DATA[:4096]
 
 
+def test_command_that_ends_early_is_answered_after_its_unsolicited_data() -> None:
+    """RFC 7143 11.4.2; the residual says that nothing was wanted."""
+    initiator = logged_in(*UNSOLICITED)
+    task = initiator.task(WRITE, 8192, b"x" * 4096, final=False)
+    initiator.respond(task, 2, b"sense")
+    assert initiator.quiet()
+    initiator.data_out(task.itt, 4096, b"y" * 2048, final=False)
+    assert initiator.quiet()
+    initiator.data_out(task.itt, 6144, b"y" * 2048, data_sn=1)
+    response, data = initiator.answer()
+    assert (response.status, data[2:]) == (2, b"sense")
+    assert response.underflow
+    assert response.residual_count == 8192
+    assert not initiator.answers
+
+
 def test_wanted_may_be_less_than_what_arrived() -> None:
     initiator = logged_in(*UNSOLICITED)
     task = initiator.task(WRITE, 4096, DATA[:4096])
