@@ -218,8 +218,9 @@ def test_a_transfer_tag_that_we_did_not_give_is_rejected() -> None:
 def test_data_for_a_task_that_is_over_is_discarded() -> None:
     initiator = logged_in(*UNSOLICITED)
     task = initiator.task(WRITE, 4096, final=False)
-    initiator.respond(task, 2, b"\x70")
-    initiator.answer()
+    session = initiator.connection.session
+    assert session is not None
+    session.abort(task)
     initiator.data_out(task.itt, 0, DATA[:4096])
     assert initiator.quiet()
 
