@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
+import uvloop
 from pydantic import ValidationError
 
 from blockyard.config import ServeConfig
@@ -25,7 +26,8 @@ async def serve(config: ServeConfig) -> None:
 def main(text: str) -> int:
     set_up_log("daemon")
     try:
-        asyncio.run(serve(_parse(text)))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(_parse(text)))
     except ProductError as error:
         print(f"blockyard: {error}", file=sys.stderr)
         return error.answer.exit_code
@@ -36,7 +38,12 @@ def _parse(text: str) -> ServeConfig:
     try:
         return ServeConfig.model_validate_json(text)
     except ValidationError as error:
-        raise Invalid(explain(error.errors())) from None
+        raise Invalid(explain([{**each, "loc": _option(each["loc"])} for each in error.errors()])) from None
+
+
+def _option(place: tuple[int | str, ...]) -> tuple[str, ...]:
+    """A field of the configuration, as the command line names it."""
+    return ("--" + str(place[0]).removesuffix("s" if place[0] == "portals" else "").replace("_", "-"),)
 
 
 if __name__ == "__main__":
