@@ -219,6 +219,23 @@ class ReadCapacity16(Cdb):
 
 @layout(
     Struct(
+        _opcode(0x9E),
+        _service_action(0x12),
+        "lba" / Int64ub,
+        "allocation_length" / Int32ub,
+        Padding(1),
+        _CONTROL,
+    )
+)
+class GetLbaStatus(Cdb):
+    """SBC-3, GET LBA STATUS command. ``allocation_length`` is in bytes."""
+
+    lba: int = 0
+    allocation_length: int = 0
+
+
+@layout(
+    Struct(
         _opcode(0x08),
         BitStruct(Padding(3), "lba" / BitsInteger(21)),
         "transfer_length" / Int8ub,

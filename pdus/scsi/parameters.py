@@ -124,3 +124,30 @@ class CommandTimeoutsDescriptor(FixedLayout):
     command_specific: int = 0
     nominal_command_processing_timeout: int = 0
     recommended_command_timeout: int = 0
+
+
+@layout(Struct("parameter_data_length" / Int32ub, Padding(4)))
+class LbaStatusHeader(FixedLayout):
+    """SBC-3, GET LBA STATUS parameter data; ``parameter_data_length`` counts the bytes after itself."""
+
+    parameter_data_length: int = 0
+
+
+@layout(
+    Struct(
+        "lba" / Int64ub,
+        "blocks" / Int32ub,
+        BitStruct(Padding(4), "provisioning_status" / BitsInteger(4)),
+        Padding(3),
+    )
+)
+class LbaStatusDescriptor(FixedLayout):
+    """SBC-3, LBA status descriptor: ``blocks`` from ``lba`` are all in the same state."""
+
+    lba: int = 0
+    blocks: int = 0
+    provisioning_status: int = 0
+
+
+MAPPED = 0
+DEALLOCATED = 1

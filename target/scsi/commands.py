@@ -9,7 +9,7 @@ Invariant: (opcode, service action) is unique, and an opcode has service actions
 from __future__ import annotations
 
 from pdus.scsi import cdb as cdbs
-from target.scsi import mode, operation_codes, sbc, spc
+from target.scsi import lba_status, mode, operation_codes, sbc, spc
 from target.scsi import unmap as unmap_command
 from target.scsi.logical_unit import LogicalUnit
 from target.scsi.result import Result
@@ -53,6 +53,7 @@ TABLE: tuple[Row, ...] = (
     Row("SBC-3", "SYNCHRONIZE CACHE (16)", cdbs.SynchronizeCache16, sbc.synchronize_cache, NONE, WRITE, sbc.CACHED),
     Row("SBC-3", "WRITE SAME (16)", cdbs.WriteSame16, sbc.write_same, OUT, WRITE, sbc.SAME, sbc.one_block, _SAME),
     Row("SBC-3", "READ CAPACITY (16)", cdbs.ReadCapacity16, sbc.read_capacity_16, IN, ALWAYS),
+    Row("SBC-3", "GET LBA STATUS", cdbs.GetLbaStatus, lba_status.get_lba_status, IN, READ),
     Row("SPC-4", "REPORT LUNS", cdbs.ReportLuns, spc.report_luns, IN, ALWAYS, flags=_EVERYWHERE),
     Row("SPC-4", "REPORT SUPPORTED OPERATION CODES",
         cdbs.ReportSupportedOperationCodes, _report_opcodes, IN, ALWAYS),

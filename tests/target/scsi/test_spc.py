@@ -180,7 +180,7 @@ def test_usage_data_holds_the_service_action_itself(yard: Yard) -> None:
     assert data(yard.send(opcodes(2, 0x9E, 0x10)))[4:6].hex() == "9e10"
 
 
-@pytest.mark.parametrize(("option", "opcode", "action"), [(1, 0xC0, 0), (2, 0x9E, 0x12), (3, 0x28, 1), (3, 0x9E, 0x12)])
+@pytest.mark.parametrize(("option", "opcode", "action"), [(1, 0xC0, 0), (2, 0x9E, 0x13), (3, 0x28, 1), (3, 0x9E, 0x13)])
 def test_what_is_not_in_the_table_is_reported_as_not_supported(
     yard: Yard, option: int, opcode: int, action: int
 ) -> None:
