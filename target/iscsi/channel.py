@@ -81,6 +81,8 @@ class Channel:
         self._lender = Lender()
         self._text: TextExchange | None = None
         self._heard = now
+        self._commanded = now
+        self._last_exp_cmd_sn = 0
         self._pinged: float | None = None
         # Reused headers of the two hottest answers: only the fields that differ are set each time
         self._data_in = DataIn(final=True, has_status=True)

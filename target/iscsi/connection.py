@@ -195,6 +195,7 @@ class Connection(Commands, Requests):
         if self.failed is not None or self.closing:
             return
         settings = self.settings
+        self._release_idle(now)
         if self.session is None:
             if now >= self._login_deadline:
                 self.fail(f"login not complete after {settings.login_deadline:g} s")
@@ -203,9 +204,19 @@ class Connection(Commands, Requests):
                 self.fail(f"no answer to a ping for {settings.ping_timeout:g} s")
         elif now - self._heard >= settings.ping_interval:
             self._pinged = now
-            self._lender.clear()
             # Sent on our own initiative: StatSN is the next one and not consumed (RFC 7143 11.19.2)
             self._put_numbered(NopIn(target_transfer_tag=self.session.new_ttt(), stat_sn=self.stat_sn))
+
+    def _release_idle(self, now: float) -> None:
+        """Give buffers back when no command has come for a while; pings come to idle connections, too."""
+        session = self.session
+        if session is None or session.tasks or session.numbering.exp_cmd_sn != self._last_exp_cmd_sn:
+            self._commanded = now
+            self._last_exp_cmd_sn = 0 if session is None else session.numbering.exp_cmd_sn
+        elif now - self._commanded >= self.settings.ping_interval and self._landing is None:
+            self._lender.clear()
+            self._scratch = memoryview(b"")
+            self._receive.shrink()
 
     # --- login --------------------------------------------------------------------------------------------------------
 

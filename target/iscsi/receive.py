@@ -16,15 +16,18 @@ OVERHEAD = 48 + 255 * 4 + 2 * DIGEST_SIZE + 3
 """Most bytes of a PDU that are not data: header, longest additional headers, digests, padding."""
 WINDOW = 4096
 """Bytes offered for the next header while large Data-Out is on its way: what follows lands in place, not here."""
+IDLE_SIZE = 4096
+"""Bytes that an idle connection keeps: enough for pings and task management."""
 
 
 class ReceiveBuffer:
     """Bytes received and not yet consumed are ``data[start:end]``."""
 
-    __slots__ = ("data", "end", "missing", "start", "view")
+    __slots__ = ("_size", "data", "end", "missing", "start", "view")
 
     def __init__(self, max_segment: int) -> None:
-        self.data = bytearray(max_segment + OVERHEAD)
+        self._size = max_segment + OVERHEAD  # len(data), unless the connection was idle
+        self.data = bytearray(self._size)
         self.view = memoryview(self.data)
         self.start = 0
         self.end = 0
@@ -32,16 +35,25 @@ class ReceiveBuffer:
 
     def grow(self, max_segment: int) -> None:
         """Make room for longer PDUs: full feature phase begins."""
+        self._size = max(max_segment + OVERHEAD, self.end - self.start)
+        self._replace(self._size)
+
+    def shrink(self) -> None:
+        """The connection is idle: keep little more than what is unfinished. ``space`` widens it again."""
+        if len(self.data) > IDLE_SIZE > self.end - self.start:
+            self._replace(IDLE_SIZE)
+
+    def _replace(self, size: int) -> None:
         rest = self.view[self.start : self.end]
-        larger = bytearray(max(max_segment + OVERHEAD, len(rest)))
-        larger[: len(rest)] = rest
+        data = bytearray(size)
+        data[: len(rest)] = rest
         self.start, self.end = 0, len(rest)
-        self.data, self.view = larger, memoryview(larger)
+        self.data, self.view = data, memoryview(data)
 
     @property
     def full(self) -> bool:
         """Whether a peer that has to wait has filled the buffer."""
-        return self.end - self.start == len(self.data)
+        return self.end - self.start == self._size
 
     def clear(self) -> None:
         """Forget everything: nobody will read it."""
@@ -56,6 +68,10 @@ class ReceiveBuffer:
             self.data[: end - start] = self.data[start:end]
             start, end = 0, end - start
             self.start, self.end = start, end
+        room = len(self.data) - end
+        if len(self.data) < self._size and (room < self.missing or not room):
+            self._replace(self._size)
+            end = self.end
         if narrow and self.missing <= WINDOW:
             return self.view[end : end + WINDOW]
         return self.view[end:]

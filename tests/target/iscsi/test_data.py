@@ -18,6 +18,7 @@ from target.iscsi.conditions import (
     UNEXPECTED_UNSOLICITED_DATA,
 )
 from target.iscsi.events import DataArrived, TransferFailed
+from target.iscsi.receive import IDLE_SIZE
 from target.iscsi.session import Task
 from target.iscsi.settings import Settings
 from tests.target.iscsi.support import READ, WRITE, Initiator, Pairs
@@ -102,6 +103,39 @@ def test_large_data_out_is_received_in_place_in_any_portions() -> None:
             stream = stream[part:]
         assert initiator.event() == DataArrived(task)
         assert bytes(task.data_out or b"") == DATA[:length]
+
+
+def test_idle_connection_gives_its_buffers_back_and_takes_long_pdus_afterwards() -> None:
+    initiator = logged_in(("InitialR2T", "No"), ("FirstBurstLength", "65536"))
+    connection = initiator.connection
+    for second in range(12):
+        connection.tick(initiator.now + second)
+    initiator.collect()
+    assert len(connection.get_buffer()) == IDLE_SIZE
+    # Byte by byte and in one piece: whatever the small buffer holds when the long PDU begins
+    for cut in (1, 47, 48, 60, IDLE_SIZE, 5000):
+        task = send_in_two(initiator, cut)
+        assert initiator.want(task, 8192)
+        assert bytes(task.data_out or b"") == DATA[:8192]
+        initiator.respond(task)
+        connection._receive.shrink()
+
+
+def send_in_two(initiator: Initiator, cut: int) -> Task:
+    command = ScsiCommand(
+        write=True,
+        initiator_task_tag=initiator.next_itt(),
+        cmd_sn=initiator.cmd_sn,
+        expected_data_transfer_length=8192,
+        cdb=WRITE,
+    )
+    initiator.cmd_sn += 1
+    stream = initiator.encode(command, DATA[:8192])
+    for part in (stream[:cut], stream[cut:]):
+        initiator.send_raw(part)
+    event = initiator.event()
+    assert isinstance(event, Task)
+    return event
 
 
 def test_immediate_data_survives_the_reuse_of_the_receive_buffer() -> None:
