@@ -141,8 +141,8 @@ class Stream:
         self._process()
 
     def guard(self, step: Callable[..., None], *arguments: object) -> None:
-        """Run ``step(*arguments)`` for this stream. A defect of ours that shows there costs this connection, not the loop or the
-        store that called: the initiator logs in again. The only place that catches everything."""
+        """Run ``step(*arguments)`` for this stream. A defect of ours that shows there costs this connection, not the
+        loop or the store that called: the initiator logs in again. The only place that catches everything."""
         try:
             step(*arguments)
         except Exception:
