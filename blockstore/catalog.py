@@ -50,6 +50,11 @@ class SnapshotEntry:
     record: SnapshotRecord
     maps: Mapping[int, int]
 
+    @property
+    def age(self) -> tuple[float, int]:
+        """What snapshots are ordered by. Clocks go back now and then; map numbers never do."""
+        return self.record.created, min(self.maps.values(), default=0)
+
     def put(self) -> Put:
         return Put(SNAPSHOT, self.record.uuid.hex, _dump(_snapshot_to_json(self)))
 
@@ -65,6 +70,7 @@ class Catalog:
         self.groups: dict[str, GroupEntry] = {}
         self.snapshots: dict[UUID, dict[str, SnapshotEntry]] = {}  # by group, then name
         self.dirty: set[tuple[str, str]] = set()  # changed since the last checkpoint's switch
+        self._entries: dict[tuple[str, str], GroupEntry | SnapshotEntry] = {}  # what ``raw`` says, to forget by
 
     def apply(self, edit: CatalogEdit) -> None:
         """Carry out a committed edit. Kinds unknown here are kept as they are: a newer version wrote them."""
@@ -75,30 +81,39 @@ class Catalog:
             self._learn(place, edit.value)
 
     def load(self, kind: str, key: str, value: bytes) -> None:
-        """Take a value from a checkpoint. Raises Corrupt."""
+        """Take a value from a checkpoint; afterwards ``finish_loading``. Raises Corrupt."""
         self._learn((kind, key), value)
+
+    def finish_loading(self) -> None:
+        """Put snapshots into the order of their taking, in which ``apply`` keeps them."""
+        for group, of_group in self.snapshots.items():
+            self.snapshots[group] = dict(sorted(of_group.items(), key=lambda item: item[1].age))
+
+    def group(self, key: str) -> GroupEntry:
+        """The group that was put under ``key``."""
+        entry = self._entries[GROUP, key]
+        assert isinstance(entry, GroupEntry)
+        return entry
 
     def _learn(self, place: tuple[str, str], value: bytes) -> None:
         self.raw[place] = value
         if place[0] == GROUP:
-            group = decode_group(value)
+            group = self._entries[place] = decode_group(value)
             self.groups[group.record.name] = group
         elif place[0] == SNAPSHOT:
-            snapshot = decode_snapshot(value)
+            snapshot = self._entries[place] = decode_snapshot(value)
             self.snapshots.setdefault(snapshot.group, {})[snapshot.record.name] = snapshot
 
     def _forget(self, place: tuple[str, str]) -> None:
-        value = self.raw.pop(place, None)
-        if value is None:
-            return
-        if place[0] == GROUP:
-            self.groups.pop(decode_group(value).record.name, None)
-        elif place[0] == SNAPSHOT:
-            snapshot = decode_snapshot(value)
-            of_group = self.snapshots[snapshot.group]
-            of_group.pop(snapshot.record.name, None)
+        self.raw.pop(place, None)
+        entry = self._entries.pop(place, None)
+        if isinstance(entry, GroupEntry):
+            self.groups.pop(entry.record.name, None)
+        elif isinstance(entry, SnapshotEntry):
+            of_group = self.snapshots[entry.group]
+            of_group.pop(entry.record.name, None)
             if not of_group:
-                del self.snapshots[snapshot.group]
+                del self.snapshots[entry.group]
 
 
 def decode_group(value: bytes) -> GroupEntry:

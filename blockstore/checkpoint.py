@@ -116,6 +116,7 @@ class MetaDb:
         blockmap.pages.finish_loading()
         for kind, key, value in self.catalog():
             catalog.load(kind, key, value)
+        catalog.finish_loading()
 
     def nodes(self) -> Iterator[tuple[int, int, memoryview]]:
         """(node id, born, body). Raises FormatError."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
@@ -40,6 +40,7 @@ from blockstore.records import (
     Delete,
     DeleteMap,
     Edit,
+    Put,
     ResizeMap,
     RollbackMap,
     SnapMap,
@@ -48,6 +49,7 @@ from blockstore.records import (
 T = TypeVar("T")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")  # what is safe in paths, tables, GROUP@SNAPSHOT
+_EDITS_AT_ONCE = 512  # of a group's deletion: about 2 ms; with a snapshot of 256 volumes on top it fits any journal
 _MAX_IQN = 223  # bytes; RFC 7143 4.2.7.1
 
 
@@ -87,6 +89,25 @@ class Engine(Protocol):
     def mapped_bytes(self, map_number: int) -> int: ...
 
 
+class _Records(Mapping[str, SnapshotRecord]):
+    """A group's snapshots by name, oldest first, as they are now: a view, because there may be very many."""
+
+    def __init__(self, entries: Mapping[str, SnapshotEntry]) -> None:
+        self._entries = entries
+
+    def __getitem__(self, name: str) -> SnapshotRecord:
+        return self._entries[name].record
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __reversed__(self) -> Iterator[str]:
+        return reversed(list(self._entries))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
 class StoreGroup:
     """api.Group over an engine. Holds no state of its own but its Volume objects."""
 
@@ -122,8 +143,7 @@ class StoreGroup:
 
     @property
     def snapshots(self) -> Mapping[str, SnapshotRecord]:
-        entries = self._engine.catalog.snapshots.get(self._uuid, {})
-        return {name: entry.record for name, entry in entries.items()}
+        return _Records(self._engine.catalog.snapshots.get(self._uuid, {}))
 
     def snapshot(self, name: str) -> Future[SnapshotRecord]:
         def prepare() -> Plan[SnapshotRecord]:
@@ -244,12 +264,15 @@ class GroupTable:
         for edit in edits:
             if isinstance(edit, Delete) and edit.kind == GROUP:
                 self.groups.pop(self._names.pop(edit.key)).detach()
-        for name, entry in self._engine.catalog.groups.items():
-            group = self.groups.get(name)
-            if group is None:
-                self._open(entry)
-            elif group.record is not entry.record:
-                group.refresh(entry)
+            elif isinstance(edit, Put) and edit.kind == GROUP:
+                self._refresh(self._engine.catalog.group(edit.key))
+
+    def _refresh(self, entry: GroupEntry) -> None:
+        group = self.groups.get(entry.record.name)
+        if group is None:
+            self._open(entry)
+        else:
+            group.refresh(entry)
 
     def create(
         self,
@@ -285,18 +308,38 @@ class GroupTable:
         return self._engine.control(prepare)
 
     def delete(self, name: str) -> Future[None]:
-        def prepare() -> Plan[None]:
-            entry = self._engine.catalog.groups.get(name)
-            if entry is None:
-                raise NotFound(f"no group {name!r}")
-            edits: list[Edit] = [DeleteMap(number) for number in entry.maps.values()]
-            for snapshot in self._engine.catalog.snapshots.get(entry.record.uuid, {}).values():
-                edits += (DeleteMap(number) for number in snapshot.maps.values())
-                edits.append(snapshot.delete())
-            edits.append(Delete(GROUP, entry.record.uuid.hex))
-            return Plan(tuple(edits), lambda: None)
+        """Its snapshots go first, oldest first, in batches: a crash between leaves the group with the rest of them,
+        and deleting it again goes on. Up to one batch everything goes at once."""
+        deleted: Future[None] = Future()
 
-        return self._engine.control(prepare)
+        def go_on(before: Future[bool]) -> None:
+            error = before.exception()
+            if error is not None:
+                deleted.set_exception(error)
+            elif before.result():
+                deleted.set_result(None)
+            else:
+                self._engine.control(lambda: self._plan_deletion(name)).add_done_callback(go_on)
+
+        self._engine.control(lambda: self._plan_deletion(name)).add_done_callback(go_on)
+        return deleted
+
+    def _plan_deletion(self, name: str) -> Plan[bool]:
+        """The answer: whether it is complete."""
+        entry = self._engine.catalog.groups.get(name)
+        if entry is None:
+            raise NotFound(f"no group {name!r}")
+        snapshots = self._engine.catalog.snapshots.get(entry.record.uuid, {})
+        edits: list[Edit] = []
+        left = iter(snapshots.values())
+        while len(edits) < _EDITS_AT_ONCE and (snapshot := next(left, None)) is not None:
+            edits += (DeleteMap(number) for number in snapshot.maps.values())
+            edits.append(snapshot.delete())
+        complete = len(edits) < _EDITS_AT_ONCE
+        if complete:
+            edits += (DeleteMap(number) for number in entry.maps.values())
+            edits.append(Delete(GROUP, entry.record.uuid.hex))
+        return Plan(tuple(edits), lambda: complete)
 
     def _open(self, entry: GroupEntry) -> None:
         self.groups[entry.record.name] = StoreGroup(self._engine, entry)

@@ -52,6 +52,7 @@ from blockstore.writer import BatchWriter
 T = TypeVar("T")
 
 RESERVE = "reserve"
+_DIRTY_MAPS = 1024  # roots that a switch copies at most, in one go: 5 ms, of maps of 64 TiB too
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,6 +385,8 @@ class EnginePool:
             else:
                 self.blockmap.apply(edit)
         self._table.follow(edits)
+        if len(self.blockmap.dirty_maps) > _DIRTY_MAPS:
+            self._housekeeper.need_checkpoint()
 
     # ------------------------------------------------------------------------------------------------ background
 
