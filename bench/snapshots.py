@@ -1,9 +1,9 @@
 """Snapshots and clones at scale, without a network: ``python -m bench.snapshots [--count 10000] [--tib 1]``.
 
 The mapped volume is made without writing its data: the data file is a sparse one of the full size, blocks are taken
-from the pool's own allocator and entered into the map in memory with made-up checksums, and the pool's checkpoint stores
-that map. So maps, catalogue, journal, ``meta.db``, sweep and recovery are the real ones; only reading the volume would
-fail. One random 4 KiB write lies between two snapshots, so that each has a leaf and a page of its own.
+from the pool's own allocator and entered into the map in memory with made-up checksums, and the pool's checkpoint
+stores that map. So maps, catalogue, journal, ``meta.db``, sweep and recovery are the real ones; only reading the volume
+would fail. One random 4 KiB write lies between two snapshots, so that each has a leaf and a page of its own.
 
 "Held" is the longest that one callback kept the loop: what a READ would have waited.
 """
@@ -11,6 +11,7 @@ fail. One random 4 KiB write lies between two snapshots, so that each has a leaf
 from __future__ import annotations
 
 import argparse
+import gc
 import heapq
 import itertools
 import os
@@ -141,8 +142,8 @@ class Bench:
         began, cpu, memory, meta = time.perf_counter(), time.thread_time(), _resident(), self._meta()
         yield
         took, cpu = time.perf_counter() - began, time.thread_time() - cpu
-        unit = "ms each" if times > 1 else "s"
-        each = f"{took / times * (1e3 if times > 1 else 1):9.3f} (CPU {cpu / times * (1e3 if times > 1 else 1):.3f}) {unit}"
+        scale, unit = (1e3 / times, "ms each") if times > 1 else (1.0, "s")
+        each = f"{took * scale:9.3f} (CPU {cpu * scale:.3f}) {unit}"
         print(
             f"{what:52} {each:30} held {self.runner.held * 1e3:7.2f} ms  RSS {_resident() / MIB:+7.0f} MiB"
             f" ({(_resident() - memory) / MIB:+.0f})  meta.db {(self._meta() - meta) / MIB:+.1f} MiB"
@@ -215,7 +216,9 @@ class Bench:
                 times.append(time.perf_counter() - began)
         p50, p99, worst = (sorted(times)[int(len(times) * q)] * 1e3 for q in (0.5, 0.99, 0.9999))
         tail = sum(times[-100:]) * 10
-        print(f"  one snapshot: p50 {p50:.2f} ms, p99 {p99:.2f} ms, worst {worst:.2f} ms; the last hundred {tail:.2f} ms")
+        print(
+            f"  one snapshot: p50 {p50:.2f} ms, p99 {p99:.2f} ms, worst {worst:.2f} ms; the last hundred {tail:.2f} ms"
+        )
         grown = (journal.position - before) + (journal.epoch - began_epoch) * journal.size
         print(f"  journal: {grown / self.count:.0f} bytes each (upper bound)")
         with self.step("checkpoint with all of them"):
@@ -223,6 +226,8 @@ class Bench:
 
     def reopen(self, what: str) -> None:
         self.close()
+        del self.pool
+        gc.collect()  # or the old pool's maps would count as memory of the new one
         with self.step(what):
             self.open()
         with self.step("  opening sweep"):
@@ -233,7 +238,10 @@ class Bench:
             self.runner.wait(self.pool.sweep)
 
     def usage(self) -> None:
-        pass
+        with self.step("count usage"):
+            usage = self.runner.wait(self.pool.usage)
+        counted = usage.groups[self.pool.groups["db"].record.uuid]
+        print(f"  exclusive {counted.exclusive / GIB:.3f} GiB, reclaimable {counted.reclaimable / MIB:.1f} MiB")
 
     def make_clones(self) -> None:
         def clone(i: int) -> Callable[[], Future[object]]:

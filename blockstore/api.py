@@ -198,6 +198,55 @@ class NewVolume:
     """None: ``vol<lun>``."""
 
 
+@dataclass(frozen=True, slots=True)
+class VolumeUsage:
+    """Bytes that a volume references."""
+
+    mapped: int
+    exclusive: int
+    """What only the volume references, no snapshot and no clone: removing it would free so much."""
+    reclaimable: int
+    """What only its snapshots reference: deleting all of them would free so much."""
+
+    @property
+    def shared(self) -> int:
+        return self.mapped - self.exclusive
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotUsage:
+    """Bytes that a snapshot references, over all its volumes."""
+
+    mapped: int
+    exclusive: int
+    """What only it references: deleting it would free so much."""
+
+    @property
+    def shared(self) -> int:
+        return self.mapped - self.exclusive
+
+
+@dataclass(frozen=True, slots=True)
+class GroupUsage:
+    exclusive: int
+    """What only this group references: deleting it with its snapshots would free so much."""
+    reclaimable: int
+    """What only its snapshots reference: deleting all of them would free so much."""
+    volumes: Mapping[int, VolumeUsage]
+    """By LUN."""
+    snapshots: Mapping[UUID, SnapshotUsage]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolUsage:
+    """Who uses how much, at one moment between two batches."""
+
+    taken: float
+    """When it was asked for, in seconds since 1970: everything acknowledged before is counted. The moment itself is the
+    next checkpoint's switch; nothing after it is counted."""
+    groups: Mapping[UUID, GroupUsage]
+
+
 class Volume(Protocol):
     """One logical unit's blocks. Every method is called on the loop thread."""
 
@@ -269,6 +318,9 @@ class Group(Protocol):
     def mapped_bytes(self, lun: int) -> int:
         """Bytes of the volume that are mapped (whoever shares them)."""
 
+    def snapshot_bytes(self, name: str) -> int:
+        """Bytes that the snapshot maps (whoever shares them), over all its volumes. Raises NotFound."""
+
 
 @dataclass(frozen=True, slots=True)
 class PoolStatistics:
@@ -321,6 +373,10 @@ class Pool(Protocol):
 
     def sweep(self) -> Future[int]:
         """Return unreferenced space; the result is the bytes that it freed. Takes the checkpoints that it needs."""
+
+    def usage(self) -> Future[PoolUsage]:
+        """Who uses how much. Counted when something changed since it was counted last; where counting takes long, the
+        last answer serves a while, and ``taken`` tells its age."""
 
     def statistics(self) -> PoolStatistics: ...
 

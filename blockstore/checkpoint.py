@@ -6,6 +6,7 @@ commit is the pool's only commit point: ``ckpt_epoch`` is the superblock. Every 
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from array import array
 from collections.abc import Iterable, Iterator
@@ -76,6 +77,12 @@ class MetaDb:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
         self._db.execute(f"PRAGMA journal_size_limit={_WAL_LIMIT}")
+
+    @property
+    def path(self) -> str:
+        """The file, for those who read it in a process of their own; empty for a database in memory."""
+        path = str(self._db.execute("PRAGMA database_list").fetchone()[2])
+        return path if os.path.isfile(path) else ""
 
     def create(self, superblock: Superblock) -> None:
         """Tables and the first superblock, in one transaction: a crash leaves an empty database or a whole one."""

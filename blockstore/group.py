@@ -219,6 +219,10 @@ class StoreGroup:
         _volume(self._entry, lun)
         return self._engine.mapped_bytes(self._entry.maps[lun])
 
+    def snapshot_bytes(self, name: str) -> int:
+        maps = self._snapshot_entry(name).maps
+        return sum(self._engine.mapped_bytes(number) for number in maps.values())
+
     def _current(self) -> GroupEntry:
         """The entry as committed by now; NotFound once the group is deleted."""
         entry = self._engine.catalog.groups.get(self._entry.record.name)

@@ -6,11 +6,14 @@ batch is "committed" at the end of the tick in which it was begun, which is when
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TypeVar
 from uuid import UUID, uuid4
+
+import numpy as np
 
 from blockstore.api import (
     GRAIN,
@@ -27,12 +30,14 @@ from blockstore.api import (
     OutOfSpace,
     Permit,
     PoolStatistics,
+    PoolUsage,
     Revoked,
     Runner,
     StoreError,
 )
 from blockstore.catalog import Catalog
 from blockstore.group import GroupTable, Plan, StoreGroup, widen
+from blockstore.owners import OwnerTree
 from blockstore.records import (
     CloneMap,
     CreateMap,
@@ -225,6 +230,19 @@ class MemoryPool:
     def sweep(self) -> Future[int]:
         self.counters["sweeps"] += 1
         return self.control(lambda: Plan((), lambda: 0))
+
+    def usage(self) -> Future[PoolUsage]:
+        return self.control(lambda: Plan((), self._count_usage))
+
+    def _count_usage(self) -> PoolUsage:
+        tree = OwnerTree(self.catalog)
+        owners: dict[int, int] = {}  # by identity of the stored bytes: who shares a grain has the same object
+        for number, owner in tree.of_map.items():
+            for grain in self.maps[number].grains.values():
+                owners[id(grain)] = tree.meet_one(owners.get(id(grain), owner), owner)
+        owned = np.bincount(np.array(list(owners.values()), np.int64), minlength=len(tree))
+        mapped = {number: len(one.grains) for number, one in self.maps.items()}
+        return PoolUsage(time.time(), tree.usage(owned, mapped))
 
     def statistics(self) -> PoolStatistics:
         return PoolStatistics("serving", None, self._size, self._used(), 0, dict(self.counters))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
 
+from blockstore.accountant import Accountant
 from blockstore.allocator import Allocator
 from blockstore.api import (
     CachePolicy,
@@ -27,6 +28,7 @@ from blockstore.api import (
     Invalid,
     NewVolume,
     PoolStatistics,
+    PoolUsage,
     Runner,
     StoreError,
     Undecided,
@@ -223,6 +225,9 @@ class EnginePool:
             make_room=self._release_reserve,
             fail_stop=self._fail_stop,
         )
+        self._accountant = Accountant(
+            self.runner, self._database.path, self._checkpointer, covered=lambda: self._journal.last_content_seq
+        )
 
     # ------------------------------------------------------------------------------------------------ the contract
 
@@ -290,6 +295,9 @@ class EnginePool:
         future.set_exception(self.writer.refusal)
         return future
 
+    def usage(self) -> Future[PoolUsage]:
+        return self._accountant.usage()
+
     def statistics(self) -> PoolStatistics:
         writer, checkpointer, allocator = self.writer, self._checkpointer, self._space.allocator
         limit = self._size_limit
@@ -312,6 +320,8 @@ class EnginePool:
                 "sweeps": self.counters.sweeps,
                 "swept_bytes": self.counters.swept_bytes,
                 "recovered_batches": self.recovered.batches,
+                "usage_counts": self._accountant.counts,
+                "usage_progress_percent": int(100 * self._accountant.progress),
             },
         )
 
@@ -437,6 +447,7 @@ class EnginePool:
         self.writer.refuse_all(error)
         self._space.refuse_all(error)
         self._housekeeper.refuse_all(error)
+        self._accountant.stop(error)
 
     def _end(self) -> None:
         """The last checkpoint is made, or none will be: refuse everything, let the helpers finish, release the lock."""

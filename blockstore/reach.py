@@ -1,8 +1,9 @@
 """Which nodes the maps of a pool reference, found in slices while the maps go on changing.
 
-For the sweep, which must never take for lost what is referenced. A reference may move while this looks: a snapshot, clone
-or rollback copies a root, a copy-on-write copies a page. So roots are visited until none is left that was not (a rollback
-makes a new root object, which counts as not visited); a copied page's source stays as it was, frozen, and is read later.
+For the sweep, which must never take for lost what is referenced. A reference may move while this looks: a snapshot,
+clone or rollback copies a root, a copy-on-write copies a page. So roots are visited until none is left that was not (a
+rollback makes a new root object, which counts as not visited); a copied page's source stays as it was, frozen, and is
+read later.
 Invariant: after ``step`` returned False, every node that existed at the start and is referenced is marked.
 """
 
