@@ -75,8 +75,8 @@ class BlockyardClient:
     def list_groups(self) -> Groups:
         return self._ask(Groups, "GET", "/groups")
 
-    def show_group(self, name: str) -> Group:
-        return self._ask(Group, "GET", f"/groups/{quote(name)}")
+    def show_group(self, name: str, *, usage: bool = False) -> Group:
+        return self._ask(Group, "GET", f"/groups/{quote(name)}", params={"usage": True} if usage else None)
 
     def set_cache(self, name: str, cache: Cache) -> Group:
         return self._ask(Group, "PATCH", f"/groups/{quote(name)}", GroupChange(cache=cache))

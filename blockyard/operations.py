@@ -124,12 +124,13 @@ class Operations:
         groups = [group.model_copy(update={"sessions": counts.get(group.name, group.sessions)}) for group in shown]
         return Groups(groups=tuple(sorted(groups, key=lambda each: each.name)), unavailable=self._unavailable())
 
-    async def show_group(self, name: str) -> Group:
-        """With figures of this moment; while its pool is down, as it was reported last."""
+    async def show_group(self, name: str, *, usage: bool = False) -> Group:
+        """With figures of this moment; while its pool is down, as it was reported last. ``usage``: count exclusive and
+        reclaimable bytes too."""
         pool = await self._pool_of(name)
         if not pool.serving:
             return self._with_portals(next(group for group in self._known(pool) if group.name == name))
-        return self._with_portals(await pool.call(calls.ShowGroup(group=name)))
+        return self._with_portals(await pool.call(calls.ShowGroup(group=name, usage=usage)))
 
     async def delete_group(self, name: str, *, force: bool) -> None:
         await self._ask(name, calls.DeleteGroup(group=name, force=force))
@@ -157,7 +158,14 @@ class Operations:
         await self._ask(group, calls.RemoveVolume(group=group, lun=lun, force=force))
 
     async def list_snapshots(self, group: str) -> tuple[Snapshot, ...]:
-        return (await self.show_group(group)).snapshots
+        """Oldest first, with what each uses. Collected page by page, because a message has a bound."""
+        pool = await self._pool_of(group)
+        page = await pool.call(calls.ListSnapshots(group=group))
+        found = list(page.snapshots)
+        while page.next is not None:
+            page = await pool.call(calls.ListSnapshots(group=group, after=page.next))
+            found += page.snapshots
+        return tuple(found)
 
     async def create_snapshot(self, group: str, name: str) -> Snapshot:
         """Not repeatable: the same name later would be another moment, so it raises AlreadyExists."""

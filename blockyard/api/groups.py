@@ -25,8 +25,8 @@ async def create_group(asked: NewGroup, verbs: Verbs, response: Response) -> Gro
 
 
 @router.get("/{name}")
-async def show_group(name: str, verbs: Verbs) -> Group:
-    return await verbs.show_group(name)
+async def show_group(name: str, verbs: Verbs, usage: bool = False) -> Group:
+    return await verbs.show_group(name, usage=usage)
 
 
 @router.patch("/{name}")

@@ -84,7 +84,7 @@ def _print_created(created: Created, secret: str | None = None) -> None:
 def show(group: GroupArgument, json: Json = False) -> None:
     """Everything about one group; secrets are never shown."""
     with connect() as daemon:
-        shown = daemon.show_group(group)
+        shown = daemon.show_group(group, usage=True)
     if json:
         print_json(shown)
         return
@@ -103,12 +103,24 @@ def _print_group(group: Group) -> None:
             ("Created", time_text(group.created)),
             *([("Clone of", group.origin)] if group.origin else []),
             ("Sessions", str(group.sessions)),
+            *_usage_fields(group),
         ]
     )
     say("")
     print_table(
-        ["LUN", "Volume", ">Size", ">Mapped", "UUID"],
-        [[str(v.lun), v.name, size_text(v.size), size_text(v.mapped), str(v.uuid)] for v in group.volumes],
+        ["LUN", "Volume", ">Size", ">Mapped", ">Exclusive", ">Reclaimable", "UUID"],
+        [
+            [
+                str(v.lun),
+                v.name,
+                size_text(v.size),
+                size_text(v.mapped),
+                size_text(v.exclusive),
+                size_text(v.reclaimable),
+                str(v.uuid),
+            ]
+            for v in group.volumes
+        ],
         empty="No volumes.",
     )
     say("")
@@ -123,6 +135,18 @@ def _print_group(group: Group) -> None:
         [[s.name, time_text(s.created)] for s in group.snapshots],
         empty="No snapshots.",
     )
+    if group.snapshot_count > len(group.snapshots):
+        say(f"These are the newest of {group.snapshot_count}: blockyard snapshot ls {group.name} lists all.")
+
+
+def _usage_fields(group: Group) -> list[tuple[str, str]]:
+    if group.usage_taken is None:
+        return [("Space", "not counted yet: ask again in a moment")]
+    return [
+        ("Exclusive", f"{size_text(group.exclusive)}: deleting the group frees it"),
+        ("Reclaimable", f"{size_text(group.reclaimable)}: deleting all its snapshots frees it"),
+        ("Counted", time_text(group.usage_taken)),
+    ]
 
 
 @app.command("ls", epilog="Example: blockyard group ls")
@@ -145,7 +169,7 @@ def list_(json: Json = False) -> None:
                 str(len(group.volumes)),
                 size_text(sum(volume.size for volume in group.volumes)),
                 size_text(sum(volume.mapped for volume in group.volumes)),
-                str(len(group.snapshots)),
+                str(group.snapshot_count),
                 str(group.sessions),
                 group.iqn,
             ]

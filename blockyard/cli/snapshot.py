@@ -31,16 +31,23 @@ def create(group: Where, name: Name = None, json: Json = False) -> None:
 
 @app.command("ls", epilog="Example: blockyard snapshot ls db")
 def list_(group: GroupArgument, json: Json = False) -> None:
-    """The snapshots of a group, oldest first."""
+    """The snapshots of a group, oldest first. Exclusive is what deleting that one would free; '-': not counted yet."""
     with connect() as daemon:
         snapshots = daemon.list_snapshots(group)
     if json:
         print_json(snapshots)
         return
     print_table(
-        ["Snapshot", "Created", ">Volumes", ">Size"],
+        ["Snapshot", "Created", ">Volumes", ">Size", ">Mapped", ">Exclusive"],
         [
-            [s.name, time_text(s.created), str(len(s.volumes)), size_text(sum(v.size for v in s.volumes))]
+            [
+                s.name,
+                time_text(s.created),
+                str(len(s.volumes)),
+                size_text(sum(v.size for v in s.volumes)),
+                size_text(s.mapped),
+                size_text(s.exclusive),
+            ]
             for s in snapshots
         ],
         empty=f"No snapshots. Next: blockyard snapshot create {group} NAME",

@@ -130,6 +130,10 @@ class Volume(Value):
     mapped: int
     """Bytes that are mapped, whoever shares them."""
     created: float
+    exclusive: int | None = None
+    """Bytes that only the volume references: removing it would free so many. None: not counted."""
+    reclaimable: int | None = None
+    """Bytes that only its snapshots reference: deleting all of them would free so many. None: not counted."""
 
 
 class SnapshotVolume(Value):
@@ -143,6 +147,18 @@ class Snapshot(Value):
     uuid: UUID
     created: float
     volumes: tuple[SnapshotVolume, ...]
+    mapped: int | None = None
+    """Bytes that are mapped, whoever shares them; None where it is not asked for."""
+    exclusive: int | None = None
+    """Bytes that only this snapshot references: deleting it would free so many. None: not counted (yet)."""
+
+
+class SnapshotPage(Value):
+    """Part of a group's snapshots, oldest first."""
+
+    snapshots: tuple[Snapshot, ...]
+    next: str | None
+    """Where the listing goes on; None: it is complete."""
 
 
 class Client(Value):
@@ -166,11 +182,19 @@ class Group(Value):
     """``group@snapshot`` that it was cloned from."""
     volumes: tuple[Volume, ...]
     snapshots: tuple[Snapshot, ...]
+    """The newest ones only, oldest first: there may be very many."""
+    snapshot_count: int
     clients: tuple[Client, ...]
     sessions: int
     """How many are open."""
     portals: tuple[str, ...] = ()
     """Where initiators log in, ``host:port``."""
+    exclusive: int | None = None
+    """Bytes that only this group references: deleting it would free so many. None: not counted."""
+    reclaimable: int | None = None
+    """Bytes that only its snapshots reference: deleting all of them would free so many. None: not counted."""
+    usage_taken: float | None = None
+    """When exclusive and reclaimable bytes were counted."""
 
 
 class Created(Value):

@@ -21,6 +21,7 @@ from blockyard.model import (
     Pool,
     Session,
     Snapshot,
+    SnapshotPage,
     Swept,
     Value,
     Volume,
@@ -79,6 +80,8 @@ class DeleteGroup(Call[Nothing]):
 
 class ShowGroup(Call[Group]):
     group: str
+    usage: bool = False
+    """Whether to count exclusive and reclaimable bytes too, which may take a moment."""
 
 
 class SetCache(Call[Group]):
@@ -114,6 +117,14 @@ class RemoveVolume(Call[Nothing]):
 class CreateSnapshot(Call[Snapshot]):
     group: str
     name: str
+
+
+class ListSnapshots(Call[SnapshotPage]):
+    """With what each uses; the count is made for the first page, and serves the others."""
+
+    group: str
+    after: str | None = None
+    """``next`` of the page before."""
 
 
 class DeleteSnapshot(Call[Nothing]):
@@ -196,6 +207,7 @@ CALLS: dict[str, type[Call[Value]]] = {
         ResizeVolume,
         RemoveVolume,
         CreateSnapshot,
+        ListSnapshots,
         DeleteSnapshot,
         AllowClient,
         DenyClient,

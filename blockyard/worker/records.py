@@ -29,6 +29,8 @@ from blockyard.model import (
 
 T = TypeVar("T")
 
+SHOWN_SNAPSHOTS = 20  # with a group: every change of a group is reported with them, so they must not grow with it
+
 STORE_ERRORS: dict[type[api.StoreError], type[errors.ProductError]] = {
     api.OutOfRange: errors.Invalid,
     api.Invalid: errors.Invalid,
@@ -83,7 +85,8 @@ def client_model(record: api.ClientRecord) -> Client:
     )
 
 
-def volume_model(group: api.Group, record: api.VolumeRecord) -> Volume:
+def volume_model(group: api.Group, record: api.VolumeRecord, usage: api.GroupUsage | None = None) -> Volume:
+    own = usage.volumes.get(record.lun) if usage else None
     return Volume(
         lun=record.lun,
         name=record.name,
@@ -91,6 +94,8 @@ def volume_model(group: api.Group, record: api.VolumeRecord) -> Volume:
         size=record.size,
         mapped=group.mapped_bytes(record.lun),
         created=record.created,
+        exclusive=own.exclusive if own else None,
+        reclaimable=own.reclaimable if own else None,
     )
 
 
@@ -103,9 +108,10 @@ def snapshot_model(record: api.SnapshotRecord) -> Snapshot:
     )
 
 
-def group_model(group: api.Group, pool: str, sessions: int) -> Group:
+def group_model(group: api.Group, pool: str, sessions: int, usage: api.PoolUsage | None = None) -> Group:
     record = group.record
-    snapshots = sorted(group.snapshots.values(), key=lambda snapshot: snapshot.created)
+    own = usage.groups.get(record.uuid) if usage else None
+    newest = [group.snapshots[name] for name in list(group.snapshots)[-SHOWN_SNAPSHOTS:]]
     return Group(
         name=record.name,
         uuid=record.uuid,
@@ -115,10 +121,14 @@ def group_model(group: api.Group, pool: str, sessions: int) -> Group:
         created=record.created,
         cache=Cache(record.cache.value),
         origin=record.origin,
-        volumes=tuple(volume_model(group, volume) for volume in sorted(record.volumes, key=lambda each: each.lun)),
-        snapshots=tuple(snapshot_model(snapshot) for snapshot in snapshots),
+        volumes=tuple(volume_model(group, volume, own) for volume in sorted(record.volumes, key=lambda each: each.lun)),
+        snapshots=tuple(snapshot_model(snapshot) for snapshot in newest),
+        snapshot_count=len(group.snapshots),
         clients=tuple(client_model(client) for client in record.clients),
         sessions=sessions,
+        exclusive=own.exclusive if own else None,
+        reclaimable=own.reclaimable if own else None,
+        usage_taken=usage.taken if usage and own else None,
     )
 
 

@@ -14,7 +14,19 @@ from typing import Any, Protocol
 
 from blockstore import api
 from blockyard.errors import AlreadyExists, InUse, Invalid, NotFound
-from blockyard.model import Client, Created, Group, Pool, PoolState, Session, Snapshot, Swept, Value, Volume
+from blockyard.model import (
+    Client,
+    Created,
+    Group,
+    Pool,
+    PoolState,
+    Session,
+    Snapshot,
+    SnapshotPage,
+    Swept,
+    Value,
+    Volume,
+)
 from blockyard.rpc import calls
 from blockyard.rpc.calls import GroupChanged, GroupRemoved, Nothing, Notice, Sessions
 from blockyard.worker.records import (
@@ -28,6 +40,7 @@ from blockyard.worker.records import (
     volume_model,
     wait_for_store,
 )
+from blockyard.worker.usage import UsageFigures, snapshot_page, some_names
 
 
 class OpenSession(Protocol):
@@ -73,6 +86,7 @@ class Verbs:
         self._pool = pool
         self._targets = targets
         self._notify = notify
+        self._usage = UsageFigures(pool)
         self._changing = asyncio.Lock()
         self.paused: set[str] = set()
         """IQNs that take no connection for a moment: one that arrives is closed, so that its initiator retries
@@ -171,7 +185,9 @@ class Verbs:
         return self._show_target(group)
 
     async def show_group(self, call: calls.ShowGroup) -> Group:
-        return self._model(self._group(call.group))
+        group = self._group(call.group)
+        usage = await self._usage.refresh() if call.usage else None
+        return group_model(group, self._name, self._count_sessions(group.record.iqn), usage)
 
     # --- volumes, snapshots, clients -------------------------------------------------------------------------------
 
@@ -220,6 +236,11 @@ class Verbs:
         record = await wait_for_store(future)
         self._notify(GroupChanged(group=self._model(group)))
         return snapshot_model(record)
+
+    async def list_snapshots(self, call: calls.ListSnapshots) -> SnapshotPage:
+        self._group(call.group)
+        usage = self._usage.latest if call.after else await self._usage.refresh()
+        return snapshot_page(self._group(call.group), call.after, usage)
 
     async def delete_snapshot(self, call: calls.DeleteSnapshot) -> Nothing:
         group = self._group(call.group)
@@ -301,8 +322,7 @@ class Verbs:
     def _snapshot(self, group: api.Group, name: str) -> api.SnapshotRecord:
         record = group.snapshots.get(name)
         if record is None:
-            there = ", ".join(group.snapshots) or "none"
-            raise NotFound(f"group {group.record.name} has no snapshot {name}; it has: {there}")
+            raise NotFound(f"group {group.record.name} has no snapshot {name}; it has: {some_names(group.snapshots)}")
         return record
 
     def _volume(self, group: api.Group, lun: int) -> api.VolumeRecord:
@@ -335,6 +355,7 @@ Handler = Callable[[Verbs, Any], Awaitable[Value]]
 
 READING: dict[type[calls.Call[Any]], Handler] = {
     calls.ShowGroup: Verbs.show_group,
+    calls.ListSnapshots: Verbs.list_snapshots,
     calls.ListSessions: Verbs.list_sessions,
     calls.ShowPool: Verbs.show_pool,
     calls.SweepPool: Verbs.sweep_pool,  # changes no record, and may take long
