@@ -206,7 +206,8 @@ class BatchWriter:
             self.space.wait(writes)
         else:
             for member in writes or members:
-                member[6](OutOfSpace(f"map memory: {self._blockmap.leaves.available} leaves are left"))
+                nodes = f"{self._blockmap.leaves.available} leaves and {self._blockmap.pages.available} pages"
+                member[6](OutOfSpace(f"map memory: {nodes} are left"))
 
     def _write_data(self, writes: list[tuple[int, list[Buffer]]], members: list[Member]) -> StoreError | None:
         try:

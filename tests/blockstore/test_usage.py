@@ -234,7 +234,7 @@ def part(grains: Grains, lun: int | None) -> Grains:
 
 
 @pytest.mark.slow
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(st.lists(step, max_size=40))
 def test_the_count_agrees_with_a_model(steps: list[tuple[str, int, int, int]]) -> None:
     with tempfile.TemporaryDirectory(prefix="blockyard-usage-") as directory:
