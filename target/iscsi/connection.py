@@ -290,7 +290,7 @@ class Connection(Commands, Requests):
             data_segment_length=len(reply.text),
             isid=first.isid,
             tsih=tsih or first.tsih,
-            initiator_task_tag=first.initiator_task_tag,
+            initiator_task_tag=self._login.task_tag,
             stat_sn=self._next_stat_sn(),
             # Login is immediate: its CmdSN is not consumed (RFC 7143 4.2.2.1)
             exp_cmd_sn=first.cmd_sn,
