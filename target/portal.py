@@ -55,17 +55,18 @@ class Handler(Protocol):
 def peer_name(sock: socket.socket) -> str:
     """``address:port`` of the other side, for logs and access checks; IPv6 in brackets."""
     try:
-        address = sock.getpeername()
+        return _name(sock.getpeername())
     except OSError:
         return "(gone)"
-    host = str(address[0]).removeprefix("::ffff:")
-    return f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"
 
 
 def local_address(sock: socket.socket) -> str:
     """``address:port`` of our side: what the initiator reached."""
-    address = sock.getsockname()
-    host = str(address[0]).removeprefix("::ffff:")
+    return _name(sock.getsockname())
+
+
+def _name(address: tuple[str, int]) -> str:
+    host = address[0].removeprefix("::ffff:")  # IPv4 on a socket that listens for both
     return f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"
 
 
