@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from blockstore.volume import EngineVolume
 
 BATCH_GRAINS = 1024  # 4 MiB of data a tick: nothing may hold the loop longer than about 10 ms
-_RECORD_BYTES = 36  # of a record without its checksums; a little too much, never too little
+_RECORD_BYTES = 36  # of a record of one grain, its checksum included; that of a trim is smaller
 _SLOW_FROM = 0.5  # of journal or unsynced cap: from here on acknowledgements are delayed...
 _SLOWEST = 0.1  # ...up to this many seconds when full. Guessed: stops a queue of 128 x 4 KiB at 5 MB/s
 
@@ -144,8 +144,8 @@ class BatchWriter:
             self._drop_revoked(members)
             return True
         need = sum([member[2] for member in members if member[3] is not None])
-        record_bytes = _RECORD_BYTES * len(members) + 4 * need
-        if not self._journal.fits(2 * record_bytes):  # twice: free space may be in pieces
+        # As if free space were in single blocks and every grain needed a record of its own: it may be so.
+        if not self._journal.fits(_RECORD_BYTES * (len(members) + need)):
             self._members = members + self._members
             self._need_checkpoint()
             return False
@@ -176,10 +176,11 @@ class BatchWriter:
         return self._blockmap.can_take(len(leaves), len(pages), healing=not grains)
 
     def _take(self) -> list[Member]:
+        """What one batch may hold: so many grains of data, or trims that cost the loop and the journal as much."""
         members = self._members
         grains = 0
         for i, member in enumerate(members):
-            grains += member[2] if member[3] is not None else 0
+            grains += member[2] if member[3] is not None else 1 + (member[2] >> LEAF_SHIFT)
             if grains > BATCH_GRAINS and i:
                 self._members = members[i:]
                 return members[:i]

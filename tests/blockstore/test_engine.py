@@ -416,6 +416,40 @@ def test_map_memory_that_is_used_up_refuses_writes_and_still_trims(tmp_path: Pat
     store.prove_whole()
 
 
+def test_a_batch_over_scattered_blocks_stays_within_the_journal(tmp_path: Path) -> None:
+    """Every grain of a large write needs a record of its own when free space is in single blocks."""
+    store = small_store(tmp_path / "pool", limit=16 * MIB)
+    driver = store.open()
+    volume = driver.group().volumes[0]
+    driver.write(volume, 0, pattern(1, 16 * MIB - 2 * GRAIN))
+    for grain in range(0, 16 * MIB // GRAIN - 2, 2):
+        driver.discard(volume, grain * GRAIN, GRAIN)
+    driver.wait(driver.pool.sweep())
+    journal = driver.engine._journal
+    driver.pool.checkpoint()  # no helper runs: it cannot end, and the journal fills up
+    while journal.fits(5000):
+        volume.write(0, pattern(2), PERMIT, Answer())
+        driver.runner.tick()
+    answer = Answer()
+    volume.write(0, pattern(3, MIB), PERMIT, answer)
+    driver.runner.tick()
+    assert journal.position <= journal.size
+    driver.runner.advance(1)
+    assert answer.ok
+    assert driver.read(volume, 0, MIB) == pattern(3, MIB)
+    store.prove_whole()
+
+
+def test_thousands_of_trims_in_one_tick_are_more_than_one_batch(store: Store) -> None:
+    driver = store.open()
+    volume = driver.group(size=64 * MIB).volumes[0]
+    answers = [Answer() for _ in range(9000)]  # together they would be larger than the whole journal
+    for i, answer in enumerate(answers):
+        volume.discard(i * GRAIN, GRAIN, PERMIT, answer)
+    driver.runner.advance(1)
+    assert all(answer.ok for answer in answers)
+
+
 # ------------------------------------------------------------------------------------------------- small things
 
 
