@@ -45,7 +45,9 @@ def create(
     size: Size,
     client: Clients = None,
     cache: Annotated[Cache, typer.Option(help=CACHE_HELP)] = Cache.WRITEBACK,
-    iqn: Annotated[str | None, typer.Option(help="The target's name; made from pool and group if left out.")] = None,
+    iqn: Annotated[
+        str | None, typer.Option(metavar="IQN", help="The target's name; made from pool and group if left out.")
+    ] = None,
     chap_user: ChapUser = None,
     chap_secret_file: ChapSecretFile = None,
     generate_chap: GenerateChap = False,
@@ -171,7 +173,7 @@ def clone(
     source: Annotated[str, typer.Argument(metavar="GROUP@SNAPSHOT", help="What to clone.")],
     name: Annotated[str, typer.Argument(metavar="NEW", help="Name of the new group.")],
     client: Clients = None,
-    iqn: Annotated[str | None, typer.Option(help="The new target's name.")] = None,
+    iqn: Annotated[str | None, typer.Option(metavar="IQN", help="The new target's name.")] = None,
     json: Json = False,
 ) -> None:
     """A new, writable group from a snapshot, at once. Without --client it has the clients of the group it came from."""

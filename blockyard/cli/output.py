@@ -1,7 +1,7 @@
 """How answers look: tables for people, JSON for programs, one line for what went wrong.
 
-On a terminal tables have colours and rules; otherwise plain columns that nothing wraps. Numbers of bytes are shown in
-powers of 1024 and left exact in JSON.
+On a terminal tables have colours and rules (rich); otherwise they are plain columns that nothing wraps. Numbers of
+bytes are shown in powers of 1024 and left exact in JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-PLAIN_WIDTH = 400  # columns where no terminal sets a limit, so that nothing is cut or wrapped
 STATE_COLOURS = {
     "serving": "green",
     "starting": "yellow",
@@ -30,13 +29,6 @@ STATE_COLOURS = {
 
 Json = Annotated[bool, typer.Option("--json", help="Answer as JSON, for programs.")]
 Force = Annotated[bool, typer.Option("--force", help="Even with open sessions.")]
-
-
-def console() -> Console:
-    """Made for each answer, because standard output may have been replaced since."""
-    if sys.stdout.isatty():
-        return Console(highlight=False)
-    return Console(highlight=False, width=PLAIN_WIDTH, color_system=None)
 
 
 def print_json(answer: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> None:
@@ -55,27 +47,40 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *,
     if not rows:
         say(empty)
         return
-    terminal = sys.stdout.isatty()
-    table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, header_style="bold")
-    for column in columns:
-        right = column.startswith(">")
-        table.add_column(column.lstrip(">"), justify="right" if right else "left", overflow="fold")
+    titles = [column.lstrip(">") for column in columns]
+    right = [column.startswith(">") for column in columns]
+    if not sys.stdout.isatty():
+        _print_plain([titles, *([str(cell) for cell in row] for row in rows)], right)
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for title, on_right in zip(titles, right, strict=True):
+        table.add_column(title, justify="right" if on_right else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console().print(table)
+    Console(highlight=False).print(table)
 
 
-def print_fields(fields: Iterable[tuple[str, str | Text]]) -> None:
+def _print_plain(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> None:
+    """Columns padded with spaces, two between them, none at the end; never wrapped or cut."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = zip(row, widths, right, strict=True)
+        print("  ".join(cell.rjust(width) if right else cell.ljust(width) for cell, width, right in cells).rstrip())
+
+
+def print_fields(fields: Sequence[tuple[str, str | Text]]) -> None:
     """Names and values, one pair a line."""
+    if not sys.stdout.isatty():
+        _print_plain([(name, str(value)) for name, value in fields], [False, False])
+        return
     grid = Table.grid(padding=(0, 2))
     for name, value in fields:
         grid.add_row(Text(name, style="bold"), value)
-    console().print(grid)
+    Console(highlight=False).print(grid)
 
 
 def say(text: str) -> None:
-    """Plain text: names in it are never taken for markup."""
-    console().print(Text(text), soft_wrap=True)
+    print(text)
 
 
 def warn(text: str) -> None:

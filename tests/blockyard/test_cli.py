@@ -230,10 +230,18 @@ def test_without_a_daemon_it_says_how_to_start_one(cli: Command, monkeypatch: py
     assert cli("group", "ls")[0] == 2
 
 
+def test_help_and_wrong_options_are_plain_text_and_name_the_exit_codes(cli: Command) -> None:
+    _, out, _ = cli("--help")
+    assert "10 locked" in " ".join(out.split())
+    code, _, err = cli("group", "create", "db", "--seize", "1G")
+    assert (code, "No such option: --seize" in err) == (2, True)
+    assert (out + err).isascii()
+
+
 @pytest.mark.parametrize("noun", ["group", "volume", "snapshot", "client", "session", "pool"])
 def test_every_verb_has_an_example(cli: Command, noun: str) -> None:
     _, out, _ = cli(noun, "--help")
-    verbs = [word for word in ("create", "ls", "show", "rm", "add", "allow", "deny", "sweep") if f"│ {word} " in out]
+    verbs = [word for word in ("create", "ls", "show", "rm", "add", "allow", "deny", "sweep") if f"\n  {word} " in out]
     assert verbs
     for verb in verbs:
         assert "Example: blockyard" in cli(noun, verb, "--help")[1]
