@@ -31,10 +31,11 @@ from blockstore.api import (
     StoreError,
     Undecided,
 )
+from blockstore.check import check_catalog
 from blockstore.checkpoint import MetaDb
 from blockstore.creation import create as create_files
 from blockstore.creation import is_unborn
-from blockstore.device import Directory, File, HostDirectory, SyncGate
+from blockstore.device import Directory, File, HostDirectory, SyncGate, is_full, opening_error
 from blockstore.flush import FlushRounds
 from blockstore.group import GroupTable, Plan, StoreGroup, widen
 from blockstore.housekeeping import Housekeeper, resolve
@@ -115,21 +116,35 @@ def open_directory(
     tuning: Tuning,
 ) -> EnginePool:
     """As ``open_pool``, over any Directory; the caller closes it if this raises."""
-    if create and is_unborn(directory):
-        create_files(directory, name, journal_size)
     try:
+        if create and is_unborn(directory):
+            create_files(directory, name, journal_size)
         database, data = open_files(directory)
         try:
             sync_before_reading(directory, data)
             state = replay(directory, database, data, tuning.map_leaves)
-            journal = finish(directory, database, data, state)
+            for finding in check_catalog(state.catalog, state.blockmap):
+                raise Corrupt(f"catalogue: {finding.message}")
+            journal = _finish(directory, database, data, state)
         except BaseException:
             data.close()
             database.close()
             raise
-    except sqlite3.DatabaseError as error:
-        raise Corrupt(f"meta.db: {error}") from error
+    except sqlite3.Error as error:
+        raise opening_error(error) from error
     return EnginePool(directory, database, data, journal, state, runner, size_limit, tuning)
+
+
+def _finish(directory: Directory, database: MetaDb, data: File, state: Replay) -> Journal:
+    """Recovery's own checkpoint. A full host gets the reserve back for it: what is there must stay readable."""
+    try:
+        return finish(directory, database, data, state)
+    except sqlite3.Error as error:
+        database.roll_back()
+        if not is_full(error) or not directory.exists(RESERVE):
+            raise
+    directory.remove(RESERVE)
+    return finish(directory, database, data, state)
 
 
 class EnginePool:
@@ -400,7 +415,10 @@ class EnginePool:
         self._has_reserve = False
         if not length:
             return
-        file = self._directory.open(RESERVE, create=True)
+        try:
+            file = self._directory.open(RESERVE, create=True)
+        except OSError:
+            return
         try:
             file.allocate(0, length)
             self._has_reserve = True
