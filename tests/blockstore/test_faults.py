@@ -218,6 +218,22 @@ def test_a_full_host_makes_writes_fail_and_reads_and_unmap_go_on(disk: FakeDisk)
     assert driver.read(volume, 4 * MIB, GRAIN) == pattern(2)
 
 
+def test_a_host_that_has_room_again_is_asked_again(disk: FakeDisk) -> None:
+    """Even when nothing was written since, so that no checkpoint is due."""
+    driver = open_disk(disk)
+    volume = driver.group(size=8 * MIB).volumes[0]
+    driver.write(volume, 0, pattern(1, 256 * KIB))
+    disk.faults["allocate", "data"] = [errno.ENOSPC] * 1000
+    with pytest.raises(OutOfSpace):
+        driver.write(volume, 0, pattern(1, 8 * MIB))
+    driver.wait(driver.pool.checkpoint())
+    with pytest.raises(OutOfSpace):
+        driver.write(volume, MIB, pattern(1, 4 * MIB))
+    disk.faults.clear()
+    driver.runner.advance(2)
+    driver.write(volume, MIB, pattern(1, 4 * MIB))
+
+
 def test_a_checkpoint_that_finds_the_host_full_is_made_again_later(disk: FakeDisk) -> None:
     driver = open_disk(disk)
     volume = driver.group(size=MIB).volumes[0]
