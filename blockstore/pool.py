@@ -38,7 +38,7 @@ from blockstore.creation import is_unborn
 from blockstore.device import Directory, File, HostDirectory, SyncGate, is_full, opening_error
 from blockstore.flush import FlushRounds
 from blockstore.group import GroupTable, Plan, StoreGroup, widen
-from blockstore.housekeeping import Housekeeper, resolve
+from blockstore.housekeeping import Housekeeper, new_future, resolve
 from blockstore.journal import Journal
 from blockstore.layout import UNIT_SHIFT, pack_edit
 from blockstore.records import Delete, Edit, Put
@@ -290,7 +290,7 @@ class EnginePool:
         self.writer.after_commit(join)
 
     def checkpoint(self) -> Future[None]:
-        future: Future[None] = Future()
+        future: Future[None] = new_future()
         if self._closing is not None:
             future.set_exception(Closed("the pool is closed"))
             return future
@@ -300,7 +300,7 @@ class EnginePool:
     def sweep(self) -> Future[int]:
         if self.writer.refusal is None:
             return self._housekeeper.sweep()
-        future: Future[int] = Future()
+        future: Future[int] = new_future()
         future.set_exception(self.writer.refusal)
         return future
 
@@ -330,6 +330,10 @@ class EnginePool:
         )
 
     @property
+    def closing(self) -> bool:
+        return self._closing is not None
+
+    @property
     def closed(self) -> bool:
         """Whether ``close`` has ended and the lock is released."""
         return self._closing is not None and self._closing.done()
@@ -337,7 +341,7 @@ class EnginePool:
     def close(self) -> Future[None]:
         if self._closing is not None:
             return self._closing
-        closing: Future[None] = Future()
+        closing: Future[None] = new_future()
         self._closing = closing
         self._housekeeper.stop()
         if self.reason is None:
@@ -359,7 +363,7 @@ class EnginePool:
         return self.blockmap.maps[map_number].mapped << UNIT_SHIFT
 
     def control(self, prepare: Callable[[], Plan[T]]) -> Future[T]:
-        future: Future[T] = Future()
+        future: Future[T] = new_future()
         if self._closing is not None:
             future.set_exception(Closed("the pool is closed"))
         else:
@@ -462,6 +466,8 @@ class EnginePool:
         self.runner.when_idle(self._release_files)
 
     def _release_files(self) -> None:
+        for group in self.groups.values():
+            group.detach()
         self._database.close()
         self._journal.close()
         self.data.close()

@@ -393,7 +393,10 @@ class EngineVolume:
             raise self._refusal(offset, length)
 
     def _refusal(self, offset: int, length: int) -> StoreError:
-        return self._out_of_range(offset, length) if self._attached else NotFound(f"volume {self._uuid} was removed")
+        if self._attached:
+            return self._out_of_range(offset, length)
+        closed = self._writer.refusal if self._pool.closing else None
+        return closed or NotFound(f"volume {self._uuid} was removed")
 
     def _out_of_range(self, offset: int, length: int) -> OutOfRange:
         return OutOfRange(f"offset {offset}, length {length}: the volume has {self.map.size} bytes in blocks of 512")

@@ -10,6 +10,7 @@ Invariant: a volume's pending index holds exactly its members that are joined an
 from __future__ import annotations
 
 import errno
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -76,6 +77,7 @@ class BatchWriter:
         self._due = False
         self._waiting: list[Callable[[], None]] = []  # run once the members before them are committed
         self.refusal: StoreError | None = None  # why nothing may join any more
+        self._held: deque[list[Done]] = deque()  # committed; their acknowledgements are delayed
         self._undecided: list[Member] = []  # their append failed: their grains are neither old nor new
         self.writes = self.write_bytes = self.trims = self.batches = self.delayed = 0
 
@@ -119,6 +121,8 @@ class BatchWriter:
         self.refusal = error
         members, self._members = self._members, []
         self._unindex(members)
+        while self._held:  # committed, whatever stopped the pool, and nobody may run timers after a close
+            self._let_go()
         for member in members:
             member[6](error)
         self.resume()
@@ -216,7 +220,7 @@ class BatchWriter:
         except OSError as error:
             # The blocks are abandoned: nothing names them, so the next sweep brings them back.
             self._blockmap.dropped += sum(member[2] for member in members if member[3] is not None)
-            if error.errno == errno.ENOSPC:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 return OutOfSpace(f"the host file system is full: {error}")
             return MediumError(f"data write failed: {error}", members[0][1] << UNIT_SHIFT)
         return None
@@ -264,9 +268,15 @@ class BatchWriter:
                     self._rounds.join(member[6])
         if delay and plain:
             self.delayed += len(plain)
-            self._runner.call_later(delay, lambda: _call_all(plain, None))
+            self._held.append(plain)
+            self._runner.call_later(delay, self._let_go)
         else:
             _call_all(plain, None)
+
+    def _let_go(self) -> None:
+        """Acknowledge the batch that was held back longest, one for each timer."""
+        if self._held:
+            _call_all(self._held.popleft(), None)
 
     def _delay(self) -> float:
         """Seconds to hold acknowledgements: rises from the mark in proportion, so that nobody is ever stopped."""

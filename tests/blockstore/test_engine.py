@@ -13,7 +13,18 @@ from typing import Any
 
 import pytest
 
-from blockstore.api import Busy, CachePolicy, Corrupt, Invalid, Locked, NewVolume, NotFound, OutOfRange, OutOfSpace
+from blockstore.api import (
+    Busy,
+    CachePolicy,
+    Closed,
+    Corrupt,
+    Invalid,
+    Locked,
+    NewVolume,
+    NotFound,
+    OutOfRange,
+    OutOfSpace,
+)
 from blockstore.check import check_pool
 from blockstore.dump import dump_pool
 from blockstore.pool import Tuning, open_pool
@@ -538,6 +549,55 @@ def test_ten_thousand_grains_survive_with_their_neighbours_checksums(store: Stor
     driver.wait(driver.pool.groups["db"].add_volume(NewVolume(MIB)))
     driver = store.reopen()
     assert driver.read(first_volume(driver), MIB - GRAIN, 9 * MIB) == pattern(1, 9 * MIB)
+
+
+def test_a_verb_whose_caller_gave_up_keeps_nobody_else_from_their_answer(store: Store) -> None:
+    driver = store.open()
+    group = driver.group()
+    snapshot, flushed = group.snapshot("s"), Answer()
+    group.volumes[0].write(0, pattern(1), PERMIT, flushed, sync=True)
+    other = group.snapshot("t")
+    futures = [snapshot, driver.pool.checkpoint(), driver.pool.sweep()]
+    for future in futures:
+        assert not future.cancel()
+    driver.runner.advance(1)
+    assert flushed.ok
+    assert other.result(0).name == "t"
+
+
+def test_closing_answers_everyone_once(tmp_path: Path) -> None:
+    """Delayed acknowledgements, writes that wait for space, ragged ones, verbs, sweeps, flushes; then only refusals."""
+    store = Store(tmp_path / "pool", tuning=Tuning(grow_step=MIB, reserve=0, map_leaves=1 << 12, unsynced_cap=MIB))
+    driver = store.open()
+    group = driver.group()
+    volume = group.volumes[0]
+    driver.runner.settle()
+    answers = [Answer() for _ in range(40)]
+    for i, answer in enumerate(answers):
+        volume.write(i * 100 * KIB + i * 512, pattern(i, 100 * KIB), PERMIT, answer, sync=i % 7 == 0)
+        if i % 5 == 0:
+            driver.runner.tick()
+    flushed, barrier, trimmed = Answer(), Answer(), Answer()
+    volume.flush(flushed)
+    driver.pool.barrier(barrier)
+    volume.discard(512, 8 * MIB, PERMIT, trimmed)
+    futures = [group.snapshot("s"), driver.pool.sweep(), driver.pool.checkpoint()]
+    closed = driver.pool.close()
+    driver.runner.settle()  # no timer runs any more
+    assert closed.done()
+    for answer in [*answers, flushed, barrier, trimmed]:
+        assert len(answer.calls) == 1
+    assert all(future.done() for future in futures)
+    late = Answer()
+    volume.write(0, pattern(1), PERMIT, late)
+    volume.flush(late)
+    volume.discard(0, GRAIN, PERMIT, late)
+    volume.read(0, memoryview(bytearray(GRAIN)), late)
+    assert [type(error) for error in late.calls] == [Closed] * 4
+    with pytest.raises(Closed):
+        volume.read_now(0, memoryview(bytearray(GRAIN)))
+    store.driver = None
+    store.prove_whole()
 
 
 # ------------------------------------------------------------------------------------------------- kill -9
