@@ -51,11 +51,13 @@ Spawn = Callable[[socket.socket], Awaitable[Process]]
 """Start a worker that has this end of the channel. The caller closes its own copy afterwards."""
 
 
-def spawn_worker(name: str, path: Path, size: int | None) -> Spawn:
+def spawn_worker(name: str, path: Path, size: int | None, advertise: str | None) -> Spawn:
     """The real one: an exec'ed Python process; only stderr and its end of the channel are inherited."""
     command = [sys.executable, "-m", "blockyard.worker", "--pool", name, "--path", str(path)]
     if size is not None:
         command += ["--pool-size", str(size)]
+    if advertise is not None:
+        command += ["--advertise", advertise]
 
     async def spawn(channel: socket.socket) -> Process:
         return await asyncio.create_subprocess_exec(
