@@ -262,6 +262,19 @@ def test_rest_errors_have_code_and_message_and_show_no_input(yard: MemoryYard) -
     assert (unknown.status_code, "sise" in unknown.text) == (400, True)
 
 
+def test_rest_refuses_a_body_that_would_fill_the_memory(yard: MemoryYard) -> None:
+    refused = api(yard, "POST", "/groups", content=b'{"name":"' + b"x" * (2 << 20))
+    assert (refused.status_code, refused.json()["error"]["code"]) == (413, "invalid")
+
+
+def test_rest_names_only_what_is_wrong_with_a_volume(yard: MemoryYard) -> None:
+    refused = api(yard, "POST", "/groups", json={"name": "x", "volumes": [{"size": -1}]})
+    assert refused.json()["error"]["message"].startswith("volumes.0.size: a volume of -1 bytes is not allowed")
+    assert ";" not in refused.text
+    none = api(yard, "POST", "/groups", json={"name": "x", "volumes": []})
+    assert none.json()["error"]["message"] == "volumes: a group of 0 volumes is not allowed: 1 to 256"
+
+
 def test_rest_tells_made_from_found(yard: MemoryYard, cli: Command) -> None:
     body = {"name": "by-rest", "volumes": [{"size": 1 << 20}]}
     assert [api(yard, "POST", "/groups", json=body).status_code for _ in range(2)] == [201, 200]
