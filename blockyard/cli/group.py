@@ -109,7 +109,7 @@ def _print_group(group: Group) -> None:
     )
     say("")
     print_table(
-        ["LUN", "Volume", ">Size", ">Mapped", "UUID"],
+        ["LUN", "Volume", ">Size", ">Mapped", "~UUID"],
         [[str(v.lun), v.name, size_text(v.size), size_text(v.mapped), str(v.uuid)] for v in group.volumes],
         empty="No volumes.",
     )
@@ -138,7 +138,7 @@ def list_(json: Json = False) -> None:
         print_json(list(found.groups))
         return
     print_table(
-        ["Group", "State", "Pool", ">LUNs", ">Size", ">Mapped", ">Snapshots", ">Sessions", "IQN"],
+        ["Group", "State", "Pool", ">LUNs", ">Size", ">Mapped", ">Snapshots", ">Sessions", "~IQN"],
         [
             [
                 group.name,

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+COLUMN_GAP = 3  # that rich leaves between two columns of a drawn table
 STATE_COLOURS = {
     "serving": "green",
     "starting": "yellow",
@@ -42,22 +43,45 @@ def _plain(answer: Any) -> Any:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, empty: str) -> None:
-    """``columns``: titles; one that begins with ``>`` is aligned to the right. ``empty``: what to say without rows."""
+    """``columns``: titles; one that begins with ``>`` is aligned to the right, one that begins with ``~`` is left out
+    on a terminal that is too narrow for all. ``empty``: what to say without rows."""
     rows = list(rows)
     if not rows:
         say(empty)
-        return
-    titles = [column.lstrip(">") for column in columns]
-    right = [column.startswith(">") for column in columns]
-    if not sys.stdout.isatty():
-        _print_plain([titles, *([str(cell) for cell in row] for row in rows)], right)
-        return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for title, on_right in zip(titles, right, strict=True):
-        table.add_column(title, justify="right" if on_right else "left", overflow="fold")
+    elif sys.stdout.isatty():
+        _print_drawn(columns, rows)
+    else:
+        cells = [[str(cell) for cell in row] for row in rows]
+        _print_plain([[_title(column) for column in columns], *cells], [column.startswith(">") for column in columns])
+
+
+def _title(column: str) -> str:
+    return column.lstrip("~>")
+
+
+def _print_drawn(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
+    terminal = Console(highlight=False)
+    shown = _fitting(columns, rows, terminal.width)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
+    for at in shown:
+        # Only what stands first may be folded: names, which are the longest
+        right = columns[at].startswith(">")
+        table.add_column(_title(columns[at]), justify="right" if right else "left", overflow="fold", no_wrap=at > 1)
     for row in rows:
-        table.add_row(*row)
-    Console(highlight=False).print(table)
+        table.add_row(*(row[at] for at in shown))
+    terminal.print(table)
+
+
+def _fitting(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], width: int) -> list[int]:
+    """Which columns to show, the rightmost of those that may be left out going first."""
+    widths = [max(len(_title(column)), *(len(row[at]) for row in rows)) for at, column in enumerate(columns)]
+    shown = list(range(len(columns)))
+    for at in reversed(range(len(columns))):
+        if sum(widths[each] + COLUMN_GAP for each in shown) - COLUMN_GAP <= width:
+            break
+        if columns[at].startswith("~"):
+            shown.remove(at)
+    return shown
 
 
 def _print_plain(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> None:
@@ -74,6 +98,8 @@ def print_fields(fields: Sequence[tuple[str, str | Text]]) -> None:
         _print_plain([(name, str(value)) for name, value in fields], [False, False])
         return
     grid = Table.grid(padding=(0, 2))
+    grid.add_column()
+    grid.add_column(overflow="fold")  # never cut: it is there to be copied
     for name, value in fields:
         grid.add_row(Text(name, style="bold"), value)
     Console(highlight=False).print(grid)

@@ -42,7 +42,7 @@ def list_(group: GroupArgument, json: Json = False) -> None:
         print_json(volumes)
         return
     print_table(
-        ["LUN", "Volume", ">Size", ">Mapped", "Created", "UUID"],
+        ["LUN", "Volume", ">Size", ">Mapped", "~Created", "~UUID"],
         [
             [str(v.lun), v.name, size_text(v.size), size_text(v.mapped), time_text(v.created), str(v.uuid)]
             for v in volumes

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from blockyard.cli.main import main
-from blockyard.cli.output import size_text
+from blockyard.cli.output import print_table, size_text
 from tests.blockyard.support import HOST_A, SECRET, FakeSession, MemoryYard, served_yard
 
 
@@ -228,6 +228,28 @@ def test_without_a_daemon_it_says_how_to_start_one(cli: Command, monkeypatch: py
     assert (code, "blockyard serve --store DIR --portal HOST:PORT" in err) == (3, True)
     monkeypatch.setenv("BLOCKYARD_API", "http://localhost")
     assert cli("group", "ls")[0] == 2
+
+
+def test_a_narrow_terminal_loses_the_columns_that_can_be_asked_for_elsewhere(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    for width, there in ((30, False), (60, True)):
+        monkeypatch.setenv("COLUMNS", str(width))
+        print_table(["Group", ">Size", "~IQN"], [["db", "10 GiB", HOST_A]], empty="")
+        out = capsys.readouterr().out
+        assert ("10 GiB" in out, HOST_A in out) == (True, there)
+
+
+def test_piped_tables_have_nothing_at_the_ends_of_their_lines(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_table(["Group", ">Size", "~IQN"], [["db", "10 GiB", HOST_A], ["staging", "1 GiB", "-"]], empty="")
+    assert capsys.readouterr().out.splitlines() == [
+        "Group      Size  IQN",
+        f"db       10 GiB  {HOST_A}",
+        "staging   1 GiB  -",
+    ]
 
 
 def test_help_and_wrong_options_are_plain_text_and_name_the_exit_codes(cli: Command) -> None:
