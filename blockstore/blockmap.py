@@ -413,8 +413,11 @@ class BlockMap:
 
     def reachable(self) -> tuple[Ids, Ids]:
         """(page ids, leaf ids) that some map references."""
-        roots = [np.asarray(one.root, np.int64) for one in self.maps.values()]
-        page_ids = np.unique(np.concatenate([np.zeros(1, np.int64), *roots]))[1:]
+        seen_pages = np.zeros(self.pages.top, np.bool_)
+        for one in self.maps.values():
+            root = np.frombuffer(one.root, np.uint32)
+            seen_pages[root[root != 0]] = True  # most of a large volume's root is zero: 15 us for 256 TiB
+        page_ids = np.flatnonzero(seen_pages)
         seen = np.zeros(self.leaves.top, np.bool_)
         for page in page_ids.tolist():
             seen[self.pages.row(page)] = True

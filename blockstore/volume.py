@@ -352,17 +352,18 @@ class EngineVolume:
 
     def _trim(self, first: int, end: int, permit: Permit, done: Done, sync: bool) -> None:
         """Unmap whole grains, a bounded number a tick."""
-        refusal = self.refusal(first, end - first)  # removed or made smaller since the last piece
+        refusal = self._writer.refusal or self.refusal(first, end - first)  # stopped, removed, smaller since the last
         if first == end or refusal is not None:
             done(refusal)
             return
         count = min(end - first, _DISCARD_GRAINS)
+        soon = self._pool.runner.call_soon
 
         def go_on(error: StoreError | None) -> None:
             if error is not None or first + count == end:
                 done(error)
-            else:
-                self._trim(first + count, end, permit, done, sync)
+            else:  # in another tick: else whoever cuts the batch would wait for all of it
+                soon(lambda: self._trim(first + count, end, permit, done, sync))
 
         self.index_pending(first, count)
         self._writer.join((self, first, count, None, 0, permit, go_on, sync and first + count == end))

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from blockstore.api import (
+    MAX_VOLUME_SIZE,
     Busy,
     CachePolicy,
     Closed,
@@ -29,6 +30,7 @@ from blockstore.check import check_pool
 from blockstore.dump import dump_pool
 from blockstore.pool import Tuning, open_pool
 from tests.blockstore.support import GRAIN, KIB, MIB, PERMIT, Answer, Driver, ManualRunner, Store, pattern
+from tests.scale import scaled
 
 ROOMY = Tuning(grow_step=64 * MIB, reserve=0, map_leaves=1 << 12)
 
@@ -451,6 +453,55 @@ def test_a_batch_over_scattered_blocks_stays_within_the_journal(tmp_path: Path) 
     store.prove_whole()
 
 
+def test_nobody_waits_for_the_whole_of_a_huge_discard(store: Store) -> None:
+    """A barrier, or a read that meets it, commits the piece that joined, not all that will join after it."""
+    driver = store.open()
+    volume = driver.group(size=MAX_VOLUME_SIZE).volumes[0]
+    last = MAX_VOLUME_SIZE - GRAIN
+    driver.write(volume, 0, pattern(1))
+    driver.write(volume, last, pattern(2))
+    discarded, barrier = Answer(), Answer()
+    volume.discard(MAX_VOLUME_SIZE >> 1, MAX_VOLUME_SIZE >> 1, PERMIT, discarded)
+    driver.pool.barrier(barrier)
+    assert barrier.ok
+    assert not discarded.answered
+    assert driver.engine.writer.batches <= 3
+    assert driver.read(volume, last, GRAIN) == pattern(2) or discarded.ok
+    store.close()
+    assert discarded.answered
+
+
+def test_the_largest_volume_is_snapshotted_and_cloned_and_swept_in_any_order(store: Store) -> None:
+    driver = store.open()
+    group = driver.group(size=MAX_VOLUME_SIZE)
+    offsets = [0, 2 * MIB - GRAIN, 8 << 30, (8 << 30) - GRAIN, MAX_VOLUME_SIZE >> 1, MAX_VOLUME_SIZE - GRAIN]
+    groups = {"db": group}
+    expected: dict[str, dict[int, bytes]] = {"db": {}}
+    rng = random.Random(9)
+    for i in range(40):
+        name = rng.choice(sorted(groups))
+        offset = rng.choice(offsets)
+        expected[name][offset] = pattern(i)
+        driver.write(groups[name].volumes[0], offset, pattern(i))
+        if i % 4 == 3:  # clones of clones
+            driver.wait(groups[name].snapshot(f"s{i}"))
+            clone = driver.wait(driver.pool.clone_group(name, f"s{i}", f"c{i}", iqn=f"c{i}", clients=[]))
+            groups[f"c{i}"], expected[f"c{i}"] = clone, dict(expected[name])
+        if i % 9 == 8:
+            gone = rng.choice(sorted(groups))
+            driver.wait(driver.pool.delete_group(gone))
+            del groups[gone], expected[gone]
+            driver.wait(driver.pool.sweep())
+        if i % 13 == 12:
+            driver = store.reopen()
+            groups = dict(driver.pool.groups)
+        for name, group in groups.items():
+            for offset in offsets:
+                assert driver.read(group.volumes[0], offset, GRAIN) == expected[name].get(offset, bytes(GRAIN))
+        if not groups:
+            groups, expected["db"] = {"db": driver.group(size=MAX_VOLUME_SIZE)}, {}
+
+
 def test_thousands_of_trims_in_one_tick_are_more_than_one_batch(store: Store) -> None:
     driver = store.open()
     volume = driver.group(size=64 * MIB).volumes[0]
@@ -619,7 +670,7 @@ while True:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("acknowledged", [20, 1500])
+@pytest.mark.parametrize("acknowledged", [20, 1500, *(37 * i for i in range(1, scaled(1)))])
 def test_after_kill_9_every_acknowledged_write_is_there(store: Store, acknowledged: int) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(store.path)],
