@@ -137,9 +137,13 @@ def opening_error(error: sqlite3.Error) -> Corrupt | OSError:
     return OSError(errno.ENOSPC if is_full(error) else errno.EIO, f"meta.db: {error}")
 
 
+_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)  # the second: the log's index could not grow
+
+
 def is_full(error: BaseException | None) -> bool:
-    """Whether SQLite said that the host file system is full: nothing was lost, the transaction was not made."""
-    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    """Whether SQLite said that the host file system is full. Whether the transaction was made does not matter: nothing
+    that the image before it needs is given up."""
+    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", None) in _FULL
 
 
 def write_fully(fd: int, offset: int, buffers: Sequence[Buffer]) -> None:
