@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -608,7 +609,7 @@ def test_a_verb_whose_caller_gave_up_keeps_nobody_else_from_their_answer(store: 
     snapshot, flushed = group.snapshot("s"), Answer()
     group.volumes[0].write(0, pattern(1), PERMIT, flushed, sync=True)
     other = group.snapshot("t")
-    futures = [snapshot, driver.pool.checkpoint(), driver.pool.sweep()]
+    futures: list[Future[Any]] = [snapshot, driver.pool.checkpoint(), driver.pool.sweep()]
     for future in futures:
         assert not future.cancel()
     driver.runner.advance(1)
@@ -632,7 +633,7 @@ def test_closing_answers_everyone_once(tmp_path: Path) -> None:
     volume.flush(flushed)
     driver.pool.barrier(barrier)
     volume.discard(512, 8 * MIB, PERMIT, trimmed)
-    futures = [group.snapshot("s"), driver.pool.sweep(), driver.pool.checkpoint()]
+    futures: list[Future[Any]] = [group.snapshot("s"), driver.pool.sweep(), driver.pool.checkpoint()]
     closed = driver.pool.close()
     driver.runner.settle()  # no timer runs any more
     assert closed.done()

@@ -124,10 +124,17 @@ def test_the_databases_log_is_settled_before_sqlite_sees_it(store: Store, monkey
     store.kill()
     steps: list[str] = []
     for name in ("settle_database", "database"):
-        real: Callable[[HostDirectory], Any] = getattr(HostDirectory, name)
-        monkeypatch.setattr(HostDirectory, name, lambda self, n=name, r=real: (steps.append(n), r(self))[1])
+        monkeypatch.setattr(HostDirectory, name, noting(steps, name, getattr(HostDirectory, name)))
     store.open()
     assert steps[0] == "settle_database"
+
+
+def noting(steps: list[str], name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*arguments: Any) -> Any:
+        steps.append(name)
+        return real(*arguments)
+
+    return call
 
 
 # ------------------------------------------------------------------------------------------------- creation
@@ -175,7 +182,12 @@ def test_the_directory_of_a_new_pool_is_made_durable_in_its_parents(
 ) -> None:
     synced: list[str] = []
     real = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), real(fd))[1])
+
+    def fsync(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
     store.path = store.path / "deep" / "er"
     store.open()
     for parent in list(store.path.parents)[:3]:
