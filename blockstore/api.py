@@ -112,7 +112,7 @@ class StandingPermit:
 
 
 class Runner(Protocol):
-    """How an engine waits without knowing of an event loop. The worker gives it the real loop; tests step it by hand."""
+    """How an engine waits without knowing of an event loop: the worker gives the real one, tests step one by hand."""
 
     def call_soon(self, function: Callable[[], None]) -> None:
         """Run ``function`` on the loop thread after everything that is already due (the end of this tick)."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import mmap
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,6 +50,7 @@ PAGE_GRAIN_SHIFT = LEAF_SHIFT + PAGE_SHIFT  # grains to pages
 
 _MAP_NORESERVE = 0x4000  # Linux: reserve addresses, not memory; CPython names it from 3.13 on only
 Ids = npt.NDArray[np.int64]
+Marks = npt.NDArray[np.bool_]
 
 
 def _reserve(length: int) -> mmap.mmap:
@@ -83,9 +84,11 @@ class Nodes:
         """A new node's id, dirty; its row holds anything. The caller has made sure that one is available."""
         if self.free_ids:
             node = self.free_ids.pop()
-        else:
+        elif self.top < self.capacity:
             node = self.top
             self.top += 1
+        else:  # a replay with less map memory than the pool was served with
+            raise OutOfSpace(f"{self.what} id {self.top}: map memory is sized for {self.capacity}")
         self.born[node] = generation
         self.state[node] = DIRTY
         self.dirty.append(node)
@@ -394,18 +397,41 @@ class BlockMap:
             nodes.dirty = array("I")
         self.dirty_maps, self.deleted_maps = set(), []
 
+    def missing_nodes(self) -> Iterator[str]:
+        """Root and page entries that name nodes which are not there. They would read as zeros, so nobody may."""
+        page_states = np.frombuffer(self.pages.state, np.uint8)
+        leaf_states = np.frombuffer(self.leaves.state, np.uint8)
+        seen = np.zeros(len(page_states), np.bool_)  # snapshots share most pages: each is looked into once
+        for one in self.maps.values():
+            root = np.asarray(one.root, np.int64)
+            there = _in_use(page_states, root)
+            if not there.all():
+                yield f"map {one.number}: root names page {root[~there][0]}, which is not there"
+            new = root[there & ~seen[np.minimum(root, len(seen) - 1)]]
+            seen[new] = True
+            for page in new[new != 0].tolist():
+                ids = self.pages.row(page)
+                if not _in_use(leaf_states, ids).all():
+                    yield f"map {one.number}: page {page} names a leaf that is not there"
+
     def reachable(self) -> tuple[Ids, Ids]:
         """(page ids, leaf ids) that some map references."""
-        pages = np.zeros(self.pages.top, np.bool_)
+        seen_pages = np.zeros(self.pages.top, np.bool_)
         for one in self.maps.values():
-            pages[np.frombuffer(one.root, np.uint32)] = True
-        pages[0] = False
-        page_ids = np.flatnonzero(pages)
+            root = np.frombuffer(one.root, np.uint32)
+            seen_pages[root[root != 0]] = True  # most of a large volume's root is zero: 15 us for 256 TiB
+        page_ids = np.flatnonzero(seen_pages)
         seen = np.zeros(self.leaves.top, np.bool_)
         for page in page_ids.tolist():
             seen[self.pages.row(page)] = True
         seen[0] = False
         return page_ids, np.flatnonzero(seen)
+
+
+def _in_use(states: npt.NDArray[np.uint8], ids: npt.NDArray[np.int64] | npt.NDArray[np.uint32]) -> Marks:
+    """Which of ``ids`` are nodes that exist; node 0 always does."""
+    there: Marks = (ids < len(states)) & (states[np.minimum(ids, len(states) - 1)] != FREE)
+    return there
 
 
 def _no_image(node: int, born: int, body: bytes) -> None:

@@ -28,6 +28,9 @@ from blockstore.records import CatalogEdit, Delete, Put
 GROUP = "group"
 SNAPSHOT = "snapshot"
 
+_GARBAGE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+"""What building a record from arbitrary JSON raises."""
+
 Json = dict[str, Any]  # what json.loads gives of a value: its shape is checked by building the record
 
 
@@ -120,7 +123,7 @@ def decode_group(value: bytes) -> GroupEntry:
     """Raises Corrupt when ``value`` is no group."""
     try:
         return _group_from_json(json.loads(value))
-    except (KeyError, TypeError, ValueError) as error:
+    except _GARBAGE as error:
         raise Corrupt(f"catalogue: not a group: {error!r}") from error
 
 
@@ -128,7 +131,7 @@ def decode_snapshot(value: bytes) -> SnapshotEntry:
     """Raises Corrupt when ``value`` is no snapshot."""
     try:
         return _snapshot_from_json(json.loads(value))
-    except (KeyError, TypeError, ValueError) as error:
+    except _GARBAGE as error:
         raise Corrupt(f"catalogue: not a snapshot: {error!r}") from error
 
 
@@ -154,9 +157,9 @@ def _group_to_json(entry: GroupEntry) -> Json:
 def _group_from_json(value: Json) -> GroupEntry:
     volumes = tuple(_volume_from_json(volume) for volume in value["volumes"])
     record = GroupRecord(
-        name=value["name"],
+        name=_text(value["name"]),
         uuid=UUID(value["uuid"]),
-        iqn=value["iqn"],
+        iqn=_text(value["iqn"]),
         created=float(value["created"]),
         cache=CachePolicy(value["cache"]),
         clients=tuple(_client_from_json(client) for client in value["clients"]),
@@ -180,7 +183,7 @@ def _snapshot_to_json(entry: SnapshotEntry) -> Json:
 
 def _snapshot_from_json(value: Json) -> SnapshotEntry:
     record = SnapshotRecord(
-        name=value["name"],
+        name=_text(value["name"]),
         uuid=UUID(value["uuid"]),
         created=float(value["created"]),
         volumes=tuple(_volume_from_json(volume) for volume in value["volumes"]),
@@ -202,7 +205,7 @@ def _volume_to_json(volume: VolumeRecord, maps: Mapping[int, int]) -> Json:
 def _volume_from_json(value: Json) -> VolumeRecord:
     return VolumeRecord(
         lun=int(value["lun"]),
-        name=value["name"],
+        name=_text(value["name"]),
         uuid=UUID(value["uuid"]),
         size=int(value["size"]),
         created=float(value["created"]),
@@ -224,11 +227,17 @@ def _client_to_json(client: ClientRecord) -> Json:
 
 def _client_from_json(value: Json) -> ClientRecord:
     return ClientRecord(
-        initiator=value["initiator"],
+        initiator=_text(value["initiator"]),
         address=value["address"],
         chap=_secret_from_json(value["chap"]),
         mutual=_secret_from_json(value["mutual"]),
     )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
 
 
 def _secret_to_json(secret: ChapSecret | None) -> list[str] | None:

@@ -140,18 +140,9 @@ class _Checker:
             yield from self._check_data()
 
     def _check_nodes(self) -> Iterator[Finding]:
-        pages, leaves = self._blockmap.pages, self._blockmap.leaves
+        for problem in self._blockmap.missing_nodes():
+            yield Finding(3, problem)
         for one in self._blockmap.maps.values():
-            for index, page in enumerate(one.root):
-                if page and (page >= pages.top or not pages.state[page]):
-                    yield Finding(3, f"map {one.number}: root entry {index} names page {page}, which is not there")
-                    continue
-                ids = pages.row(page)
-                missing = (ids >= leaves.top) | (
-                    np.frombuffer(leaves.state, np.uint8)[np.minimum(ids, leaves.top)] == 0
-                )
-                if (ids[missing & (ids != 0)]).any():
-                    yield Finding(3, f"map {one.number}: page {page} names a leaf that is not there")
             yield from self._check_end(one)
 
     def _check_end(self, one: Map) -> Iterator[Finding]:

@@ -59,6 +59,7 @@ class Superblock:
 
 
 _COLUMNS = [column.name for column in fields(Superblock)]
+_REST_TYPES = [str if column.name in ("name", "boot_id") else int for column in fields(Superblock)[1:]]
 
 NodeRow = tuple[int, int, bytes]
 """(node id, born, body)."""
@@ -104,11 +105,18 @@ class MetaDb:
             raise Corrupt("meta.db: table pool is empty")
         version, features, uuid, *rest = row
         if version != VERSION or features != 0:
-            raise Corrupt(f"meta.db: version {version}, features {features:#x}; known is version {VERSION}, features 0")
-        return Superblock(UUID(uuid), *rest)
+            raise Corrupt(
+                f"meta.db: version {version!r}, features {features!r}; known is version {VERSION}, features 0"
+            )
+        if not isinstance(uuid, str) or [type(value) for value in rest] != _REST_TYPES:
+            raise Corrupt(f"meta.db: table pool holds {row}, which is no superblock")
+        try:
+            return Superblock(UUID(uuid), *rest)
+        except ValueError as error:
+            raise Corrupt(f"meta.db: pool uuid {uuid!r}: {error}") from error
 
     def load(self, blockmap: BlockMap, catalog: Catalog) -> None:
-        """Fill empty maps and catalogue from the image. Raises Corrupt."""
+        """Fill empty maps and catalogue from the image, each node of which must be there. Raises Corrupt."""
         try:
             for node, born, body in self.nodes():
                 if node >= PAGE_NODE:
@@ -121,6 +129,8 @@ class MetaDb:
             raise Corrupt(f"meta.db: {error}") from error
         blockmap.leaves.finish_loading()
         blockmap.pages.finish_loading()
+        for problem in blockmap.missing_nodes():
+            raise Corrupt(f"meta.db: {problem}")
         for kind, key, value in self.catalog():
             catalog.load(kind, key, value)
         catalog.finish_loading()

@@ -19,6 +19,7 @@ from blockstore.recovery import DATA
 def is_unborn(directory: Directory) -> bool:
     """Whether there is no pool, or only the beginnings of one. The commit that makes ``meta.db`` whole is its birth."""
     if directory.exists("meta.db"):
+        directory.settle_database()  # before SQLite opens it, here as in recovery: closing makes it a part of meta.db
         database = MetaDb(directory.database())
         try:
             if database.exists:

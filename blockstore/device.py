@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from blockstore.api import Buffer, Locked
+from blockstore.api import Buffer, Corrupt, Locked
 from blockstore.layout import UNIT
 
 _IOV_MAX = 1024  # buffers in one pwritev: Linux's UIO_MAXIOV
@@ -126,9 +126,24 @@ class SyncGate:
         self.failure = self.failure or failure
 
 
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)  # the last: a table is not there
+
+
+def opening_error(error: sqlite3.Error) -> Corrupt | OSError:
+    """What SQLite's error means for whoever opens a pool: a damaged file, or a host that did not let it be used."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # extended codes hold the primary one below
+    if code in _DAMAGED or not isinstance(error, sqlite3.OperationalError):
+        return Corrupt(f"meta.db: {error}")
+    return OSError(errno.ENOSPC if is_full(error) else errno.EIO, f"meta.db: {error}")
+
+
+_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)  # the second: the log's index could not grow
+
+
 def is_full(error: BaseException | None) -> bool:
-    """Whether SQLite said that the host file system is full: nothing was lost, the transaction was not made."""
-    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    """Whether SQLite said that the host file system is full. Whether the transaction was made does not matter: nothing
+    that the image before it needs is given up."""
+    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", None) in _FULL
 
 
 def write_fully(fd: int, offset: int, buffers: Sequence[Buffer]) -> None:
@@ -246,7 +261,7 @@ class HostDirectory:
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         if create:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_directory(path)
         self._path = path
         self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -281,13 +296,30 @@ class HostDirectory:
     def database(self) -> sqlite3.Connection:
         path = self._path / "meta.db"
         connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        path.chmod(0o600)  # it holds CHAP secrets
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
+        try:
+            path.chmod(0o600)  # it holds CHAP secrets
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def close(self) -> None:
         os.close(self._fd)
+
+
+def _make_directory(path: Path) -> None:
+    """With its parents, each name durable: a flush must not be lost because the way to its file is."""
+    if path.is_dir():
+        return
+    _make_directory(path.parent)
+    path.mkdir(mode=0o700, exist_ok=True)
+    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _rewrite(path: Path) -> None:

@@ -74,7 +74,7 @@ class Housekeeper:
 
     def sweep(self) -> Future[int]:
         """A sweep that begins after this call; the result is the bytes that it freed, once they are reusable."""
-        future: Future[int] = Future()
+        future: Future[int] = new_future()
         (self._sweep_waiters if self._sweep is None else self._next_sweep_waiters).append(future)
         self.begin_sweep()
         return future
@@ -153,6 +153,14 @@ class Housekeeper:
         rested = now - self._sweep_ended >= _SWEEP_SHARE * (self._sweep_ended - self._sweep_began)
         if self._blockmap.dropped >= max(_SWEEP_LEAST, self.space.used >> 6) and rested:
             self.begin_sweep()
+
+
+def new_future() -> Future[T]:
+    """One that its owner cannot cancel: the verb goes on all the same, and answering it must not raise among others
+    that wait for the same round."""
+    future: Future[T] = Future()
+    future.set_running_or_notify_cancel()
+    return future
 
 
 def resolve(future: Future[T], error: StoreError | None, result: T) -> None:

@@ -25,7 +25,7 @@ from blockstore.layout import (
 )
 
 NAMES = ("journal.0", "journal.1")
-MIN_SIZE = 256 << 10  # bytes; a batch of the largest size in the smallest pieces needs 80 KiB
+MIN_SIZE = 256 << 10  # bytes; a batch of the largest size in the smallest pieces needs 72 KiB
 _ZEROS = bytes(1 << 20)
 
 

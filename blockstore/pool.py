@@ -33,13 +33,14 @@ from blockstore.api import (
     StoreError,
     Undecided,
 )
+from blockstore.check import check_catalog
 from blockstore.checkpoint import MetaDb
 from blockstore.creation import create as create_files
 from blockstore.creation import is_unborn
-from blockstore.device import Directory, File, HostDirectory, SyncGate
+from blockstore.device import Directory, File, HostDirectory, SyncGate, is_full, opening_error
 from blockstore.flush import FlushRounds
 from blockstore.group import GroupTable, Plan, StoreGroup, widen
-from blockstore.housekeeping import Housekeeper, resolve
+from blockstore.housekeeping import Housekeeper, new_future, resolve
 from blockstore.journal import Journal
 from blockstore.layout import UNIT_SHIFT, pack_edit
 from blockstore.records import Delete, Edit, Put
@@ -118,21 +119,35 @@ def open_directory(
     tuning: Tuning,
 ) -> EnginePool:
     """As ``open_pool``, over any Directory; the caller closes it if this raises."""
-    if create and is_unborn(directory):
-        create_files(directory, name, journal_size)
     try:
+        if create and is_unborn(directory):
+            create_files(directory, name, journal_size)
         database, data = open_files(directory)
         try:
             sync_before_reading(directory, data)
             state = replay(directory, database, data, tuning.map_leaves)
-            journal = finish(directory, database, data, state)
+            for finding in check_catalog(state.catalog, state.blockmap):
+                raise Corrupt(f"catalogue: {finding.message}")
+            journal = _finish(directory, database, data, state)
         except BaseException:
             data.close()
             database.close()
             raise
-    except sqlite3.DatabaseError as error:
-        raise Corrupt(f"meta.db: {error}") from error
+    except sqlite3.Error as error:
+        raise opening_error(error) from error
     return EnginePool(directory, database, data, journal, state, runner, size_limit, tuning)
+
+
+def _finish(directory: Directory, database: MetaDb, data: File, state: Replay) -> Journal:
+    """Recovery's own checkpoint. A full host gets the reserve back for it: what is there must stay readable."""
+    try:
+        return finish(directory, database, data, state)
+    except sqlite3.Error as error:
+        database.roll_back()
+        if not is_full(error) or not directory.exists(RESERVE):
+            raise
+    directory.remove(RESERVE)
+    return finish(directory, database, data, state)
 
 
 class EnginePool:
@@ -281,7 +296,7 @@ class EnginePool:
         self.writer.after_commit(join)
 
     def checkpoint(self) -> Future[None]:
-        future: Future[None] = Future()
+        future: Future[None] = new_future()
         if self._closing is not None:
             future.set_exception(Closed("the pool is closed"))
             return future
@@ -291,7 +306,7 @@ class EnginePool:
     def sweep(self) -> Future[int]:
         if self.writer.refusal is None:
             return self._housekeeper.sweep()
-        future: Future[int] = Future()
+        future: Future[int] = new_future()
         future.set_exception(self.writer.refusal)
         return future
 
@@ -326,6 +341,10 @@ class EnginePool:
         )
 
     @property
+    def closing(self) -> bool:
+        return self._closing is not None
+
+    @property
     def closed(self) -> bool:
         """Whether ``close`` has ended and the lock is released."""
         return self._closing is not None and self._closing.done()
@@ -333,7 +352,7 @@ class EnginePool:
     def close(self) -> Future[None]:
         if self._closing is not None:
             return self._closing
-        closing: Future[None] = Future()
+        closing: Future[None] = new_future()
         self._closing = closing
         self._housekeeper.stop()
         if self.reason is None:
@@ -355,7 +374,7 @@ class EnginePool:
         return self.blockmap.maps[map_number].mapped << UNIT_SHIFT
 
     def control(self, prepare: Callable[[], Plan[T]]) -> Future[T]:
-        future: Future[T] = Future()
+        future: Future[T] = new_future()
         if self._closing is not None:
             future.set_exception(Closed("the pool is closed"))
         else:
@@ -413,7 +432,10 @@ class EnginePool:
         self._has_reserve = False
         if not length:
             return
-        file = self._directory.open(RESERVE, create=True)
+        try:
+            file = self._directory.open(RESERVE, create=True)
+        except OSError:
+            return
         try:
             file.allocate(0, length)
             self._has_reserve = True
@@ -458,6 +480,8 @@ class EnginePool:
         self.runner.when_idle(self._release_files)
 
     def _release_files(self) -> None:
+        for group in self.groups.values():
+            group.detach()
         self._database.close()
         self._journal.close()
         self.data.close()

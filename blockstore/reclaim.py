@@ -22,7 +22,7 @@ from blockstore.layout import BLOCK_MASK, LEAF_ENTRIES, PAGE_NODE
 from blockstore.reach import Reach
 from blockstore.space import Space
 
-_LEAVES_PER_SLICE = 512  # 256 Ki entries, about 1 ms
+_LEAVES_PER_SLICE = 128  # 64 Ki entries, about 1 ms; more would need memory that the host must supply first
 _RUNS_PER_SLICE = 8192
 _NODES_PER_SLICE = 8192
 _BLOCKS_PER_SLICE = 1 << 20

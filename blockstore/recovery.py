@@ -64,7 +64,9 @@ def open_files(directory: Directory) -> tuple[MetaDb, File]:
     try:
         if not database.exists:
             raise Corrupt("meta.db holds no pool")
-        check_identity(data, database.superblock().uuid)
+        superblock = database.superblock()
+        check_identity(data, superblock.uuid)
+        check_journals(directory, superblock.journal_size)
     except BaseException:
         data.close()
         database.close()
@@ -80,6 +82,16 @@ def check_identity(data: File, pool: UUID) -> None:
         raise Corrupt(str(error)) from error
     if owner != pool or device != 0:
         raise Corrupt(f"data is device {device} of pool {owner}; meta.db is of pool {pool}")
+
+
+def check_journals(directory: Directory, size: int) -> None:
+    """Raises Corrupt when a journal is cut off: what was flushed may have been there, and nothing else would tell."""
+    for name in NAMES:
+        file = directory.open(name)
+        found = file.size()
+        file.close()
+        if found < size:
+            raise Corrupt(f"{name} has {found} bytes; it was made with {size}")
 
 
 def replay(directory: Directory, database: MetaDb, data: File, map_leaves: int, *, rescue: bool = True) -> Replay:
@@ -106,6 +118,8 @@ def replay(directory: Directory, database: MetaDb, data: File, map_leaves: int, 
         _apply(state, records)
         state.next_seq = batch.header.seq + 1
         state.batches += 1
+    if data.size() < state.high_water << UNIT_SHIFT:
+        raise Corrupt(f"data has {data.size()} bytes; blocks up to {state.high_water << UNIT_SHIFT} are in use")
     return state
 
 
@@ -119,6 +133,7 @@ def _synced_seq(journals: JournalImage, superblock: Superblock, batches: list[St
                 f"{NAMES[batch.file]}: batch {batch.header.seq} at offset {batch.offset} says that batch {last + 1} was"
                 " flushed, but that one is not intact"
             )
+        synced = max(synced, batch.header.synced_seq)  # it is behind a torn one, but what it says is true
     return synced
 
 

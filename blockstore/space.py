@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _PATIENCE = 5.0  # seconds a write waits for space before Busy: below the initiators' command timeout of 30 s
 _SMALLEST_STEP = 256  # blocks (1 MiB): a host with less than that left is full
+_FULL_FOR = 1.0  # seconds before a full host is asked again: somebody may have deleted something; guessed
 _RELEASE_SLICE = 4096  # runs given back in one go, about 1 ms
 
 
@@ -56,7 +57,7 @@ class Space:
         self._releasing: deque[Run] = deque()
         self._punching: list[Run] = []
         self._growing = False
-        self._host_full = False
+        self._host_full_until = 0.0
         self._hungry: deque[tuple[float, Member]] = deque()  # (deadline, write), in order
         self._afterwards: list[Callable[[], None]] = []  # run when no write waits any more
         self._timer = False
@@ -162,7 +163,6 @@ class Space:
         """The checkpoint committed."""
         self._releasing.extend(self._sealed)
         self._sealed = []
-        self._host_full = False
         self._release_slice()
 
     def _release_slice(self) -> None:
@@ -185,7 +185,7 @@ class Space:
             return True
         blocks = self.allocator.blocks
         step = self._step if self._limit is None else min(self._step, self._limit - blocks)
-        if step <= 0 or self._host_full or self.stopped:
+        if step <= 0 or self.stopped or self._runner.now() < self._host_full_until:
             return False
         self._growing = True
         grown = [blocks]
@@ -198,7 +198,8 @@ class Space:
 
     def _grew(self, blocks: int, error: BaseException | None) -> None:
         self._growing = False
-        self._host_full = error is not None or blocks == self.allocator.blocks
+        if error is not None or blocks == self.allocator.blocks:
+            self._host_full_until = self._runner.now() + _FULL_FOR
         self.allocator.grow(blocks)
         self.changed()
 

@@ -293,7 +293,9 @@ class EngineVolume:
             crc = crcs[start : start + length] if stored else 0
             self._writer.join((self, first + start, length, view, crc, permit, part, sync))
 
-    def _write_ragged(self, offset: int, data: memoryview, permit: Permit, done: Done, sync: bool) -> None:
+    def _write_ragged(
+        self, offset: int, data: memoryview, permit: Permit, done: Done, sync: bool, *, wait: bool = False
+    ) -> None:
         """Read-modify-write of the grains at the edges. What is joined for them is committed first, so that two
         writes of 512 bytes into one grain in one tick both land."""
         first, end = offset >> UNIT_SHIFT, (offset + len(data) + _UNIT_MASK) >> UNIT_SHIFT
@@ -307,17 +309,28 @@ class EngineVolume:
             return
         whole = memoryview(bytearray((end - first) << UNIT_SHIFT))
         try:
-            ready = self._read_grains(first, whole[:UNIT], wait=False)
-            ready = ready and (end - first == 1 or self._read_grains(end - 1, whole[-UNIT:], wait=False))
+            ready = self._read_grains(first, whole[:UNIT], wait=wait)
+            ready = ready and (end - first == 1 or self._read_grains(end - 1, whole[-UNIT:], wait=wait))
         except StoreError as error:
             done(error)
             return
         if not ready:
-            self._warm_edges(first, end, partial(self.write, offset, data, permit, done, sync=sync), done)
+            self._warm_edges(first, end, partial(self._write_warmed, offset, data, permit, done, sync), done)
             return
         skip = offset & _UNIT_MASK
         whole[skip : skip + len(data)] = data
         self.write(first << UNIT_SHIFT, whole, permit, done, sync=sync)
+
+    def _write_warmed(self, offset: int, data: memoryview, permit: Permit, done: Done, sync: bool) -> None:
+        """Go on after the grains were read in a helper. If the cache lost them again, wait for them in place: else a
+        write could go round for ever."""
+        refusal = self._writer.refusal
+        if refusal is None and not self._in_range(offset, len(data)):
+            refusal = self._refusal(offset, len(data))
+        if refusal is not None:
+            done(refusal)
+        else:
+            self._write_ragged(offset, data, permit, done, sync, wait=True)
 
     def _warm_edges(self, first: int, end: int, again: Callable[[], None], done: Done) -> None:
         scratch = memoryview(bytearray(UNIT))
@@ -339,17 +352,18 @@ class EngineVolume:
 
     def _trim(self, first: int, end: int, permit: Permit, done: Done, sync: bool) -> None:
         """Unmap whole grains, a bounded number a tick."""
-        refusal = self.refusal(first, end - first)  # removed or made smaller since the last piece
+        refusal = self._writer.refusal or self.refusal(first, end - first)  # stopped, removed, smaller since the last
         if first == end or refusal is not None:
             done(refusal)
             return
         count = min(end - first, _DISCARD_GRAINS)
+        soon = self._pool.runner.call_soon
 
         def go_on(error: StoreError | None) -> None:
             if error is not None or first + count == end:
                 done(error)
-            else:
-                self._trim(first + count, end, permit, done, sync)
+            else:  # in another tick: else whoever cuts the batch would wait for all of it
+                soon(lambda: self._trim(first + count, end, permit, done, sync))
 
         self.index_pending(first, count)
         self._writer.join((self, first, count, None, 0, permit, go_on, sync and first + count == end))
@@ -380,7 +394,10 @@ class EngineVolume:
             raise self._refusal(offset, length)
 
     def _refusal(self, offset: int, length: int) -> StoreError:
-        return self._out_of_range(offset, length) if self._attached else NotFound(f"volume {self._uuid} was removed")
+        if self._attached:
+            return self._out_of_range(offset, length)
+        closed = self._writer.refusal if self._pool.closing else None
+        return closed or NotFound(f"volume {self._uuid} was removed")
 
     def _out_of_range(self, offset: int, length: int) -> OutOfRange:
         return OutOfRange(f"offset {offset}, length {length}: the volume has {self.map.size} bytes in blocks of 512")

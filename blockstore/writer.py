@@ -10,6 +10,7 @@ Invariant: a volume's pending index holds exactly its members that are joined an
 from __future__ import annotations
 
 import errno
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from blockstore.volume import EngineVolume
 
 BATCH_GRAINS = 1024  # 4 MiB of data a tick: nothing may hold the loop longer than about 10 ms
-_RECORD_BYTES = 36  # of a record without its checksums; a little too much, never too little
+_RECORD_BYTES = 36  # of a record of one grain, its checksum included; that of a trim is smaller
 _SLOW_FROM = 0.5  # of journal or unsynced cap: from here on acknowledgements are delayed...
 _SLOWEST = 0.1  # ...up to this many seconds when full. Guessed: stops a queue of 128 x 4 KiB at 5 MB/s
 
@@ -76,6 +77,7 @@ class BatchWriter:
         self._due = False
         self._waiting: list[Callable[[], None]] = []  # run once the members before them are committed
         self.refusal: StoreError | None = None  # why nothing may join any more
+        self._held: deque[list[Done]] = deque()  # committed; their acknowledgements are delayed
         self._undecided: list[Member] = []  # their append failed: their grains are neither old nor new
         self.writes = self.write_bytes = self.trims = self.batches = self.delayed = 0
 
@@ -119,6 +121,8 @@ class BatchWriter:
         self.refusal = error
         members, self._members = self._members, []
         self._unindex(members)
+        while self._held:  # committed, whatever stopped the pool, and nobody may run timers after a close
+            self._let_go()
         for member in members:
             member[6](error)
         self.resume()
@@ -144,8 +148,8 @@ class BatchWriter:
             self._drop_revoked(members)
             return True
         need = sum([member[2] for member in members if member[3] is not None])
-        record_bytes = _RECORD_BYTES * len(members) + 4 * need
-        if not self._journal.fits(2 * record_bytes):  # twice: free space may be in pieces
+        # As if free space were in single blocks and every grain needed a record of its own: it may be so.
+        if not self._journal.fits(_RECORD_BYTES * (len(members) + need)):
             self._members = members + self._members
             self._need_checkpoint()
             return False
@@ -176,10 +180,11 @@ class BatchWriter:
         return self._blockmap.can_take(len(leaves), len(pages), healing=not grains)
 
     def _take(self) -> list[Member]:
+        """What one batch may hold: so many grains of data, or trims that cost the loop and the journal as much."""
         members = self._members
         grains = 0
         for i, member in enumerate(members):
-            grains += member[2] if member[3] is not None else 0
+            grains += member[2] if member[3] is not None else 1 + (member[2] >> LEAF_SHIFT)
             if grains > BATCH_GRAINS and i:
                 self._members = members[i:]
                 return members[:i]
@@ -216,7 +221,7 @@ class BatchWriter:
         except OSError as error:
             # The blocks are abandoned: nothing names them, so the next sweep brings them back.
             self._blockmap.dropped += sum(member[2] for member in members if member[3] is not None)
-            if error.errno == errno.ENOSPC:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 return OutOfSpace(f"the host file system is full: {error}")
             return MediumError(f"data write failed: {error}", members[0][1] << UNIT_SHIFT)
         return None
@@ -264,9 +269,15 @@ class BatchWriter:
                     self._rounds.join(member[6])
         if delay and plain:
             self.delayed += len(plain)
-            self._runner.call_later(delay, lambda: _call_all(plain, None))
+            self._held.append(plain)
+            self._runner.call_later(delay, self._let_go)
         else:
             _call_all(plain, None)
+
+    def _let_go(self) -> None:
+        """Acknowledge the batch that was held back longest, one for each timer."""
+        if self._held:
+            _call_all(self._held.popleft(), None)
 
     def _delay(self) -> float:
         """Seconds to hold acknowledgements: rises from the mark in proportion, so that nobody is ever stopped."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated
@@ -44,10 +45,10 @@ def _advertised(portal: Portal | None) -> Portal | None:
 
 
 def api_path(text: str) -> str:
-    """The path of ``unix:PATH``."""
+    """The absolute path of ``unix:PATH``: what is shown as the API's address is right in every directory."""
     if not text.startswith("unix:") or len(text) <= len("unix:"):
         raise ValueError(f"{text!r} is not an API address: unix:PATH")
-    path = text.removeprefix("unix:")
+    path = os.path.abspath(text.removeprefix("unix:"))
     if len(path.encode()) > MAX_SOCKET_PATH:
         raise ValueError(f"the path of the API socket has {len(path.encode())} bytes, allowed are {MAX_SOCKET_PATH}")
     return path

@@ -130,7 +130,7 @@ class Operations:
         pool = await self._pool_of(name)
         if not pool.serving:
             return self._with_portals(next(group for group in self._known(pool) if group.name == name))
-        return self._with_portals(await pool.call(calls.ShowGroup(group=name, usage=usage)))
+        return self._with_portals(await pool.call(calls.ShowGroup(group=name, usage=usage), seconds=GLANCE))
 
     async def delete_group(self, name: str, *, force: bool) -> None:
         await self._ask(name, calls.DeleteGroup(group=name, force=force))

@@ -121,8 +121,9 @@ def _changed(before: Mapping[int, V], now: Mapping[int, V]) -> list[int]:
 class TargetNode:
     """One target. ``barrier`` is its pool's."""
 
-    def __init__(self, iqn: str, barrier: Callable[[Done], None]) -> None:
+    def __init__(self, iqn: str, barrier: Callable[[Done], None], advertise: str | None = None) -> None:
         self.iqn = iqn
+        self._advertise = advertise
         self.device_server = DeviceServer()
         self.clients: tuple[ClientRecord, ...] = ()
         self.sessions: dict[tuple[str, bytes], NodeSession] = {}
@@ -305,7 +306,7 @@ class TargetNode:
     def _name_itself(self, session: NodeSession, event: SendTargets) -> None:
         """SendTargets in a normal session names only this target (RFC 7143, appendix C)."""
         mine = event.which.lower() in ("", self.iqn.lower())
-        address = local_address(session.stream.sock)
+        address = self._advertise or local_address(session.stream.sock)
         session.stream.connection.answer_send_targets(event, [(self.iqn, [address])] if mine else [])
 
     def _log_out(self, session: NodeSession, event: LogoutRequested) -> None:

@@ -55,17 +55,18 @@ class Handler(Protocol):
 def peer_name(sock: socket.socket) -> str:
     """``address:port`` of the other side, for logs and access checks; IPv6 in brackets."""
     try:
-        address = sock.getpeername()
+        return _name(sock.getpeername())
     except OSError:
         return "(gone)"
-    host = str(address[0]).removeprefix("::ffff:")
-    return f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"
 
 
 def local_address(sock: socket.socket) -> str:
     """``address:port`` of our side: what the initiator reached."""
-    address = sock.getsockname()
-    host = str(address[0]).removeprefix("::ffff:")
+    return _name(sock.getsockname())
+
+
+def _name(address: tuple[str, int]) -> str:
+    host = address[0].removeprefix("::ffff:")  # IPv4 on a socket that listens for both
     return f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"
 
 
@@ -76,6 +77,7 @@ class Stream:
         "_busy",
         "_portal",
         "_reading",
+        "_scheduled",
         "_skip",
         "_writing",
         "closed",
@@ -109,6 +111,7 @@ class Stream:
         self._reading = False
         self._writing = False
         self._busy = False
+        self._scheduled = False  # the rest of the events has its turn in the next tick, once however often we are woken
 
     # --- input ---------------------------------------------------------------------------------------------------
 
@@ -170,8 +173,13 @@ class Stream:
         # What waits for the store must not deafen us to pings; what waits for the peer is the peer's own doing.
         full, waits = connection.out_bytes > MAX_UNSENT, connection.unsent > MAX_UNSENT
         self._read((drained or waits) and not full and not connection.closing)
-        if not drained and not waits:
-            self._portal.soon(self.process)
+        if not drained and not waits and not self._scheduled:
+            self._scheduled = True
+            self._portal.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._scheduled = False
+        self.process()
 
     def _handle_events(self) -> bool:
         """Returns whether no event is left."""
@@ -182,8 +190,8 @@ class Stream:
             if connection.unsent > MAX_UNSENT or commands >= MAX_COMMANDS_PER_TICK or moved >= MAX_BYTES_PER_TICK:
                 return False
             event = events.popleft()
+            commands += 1
             if type(event) is Task:
-                commands += 1
                 moved += event.expected_length
             on_event(self, event)
         return True
@@ -203,6 +211,11 @@ class Stream:
         """Answers were queued outside ``process``: send them at the end of this tick."""
         if not self._busy and not self.closed:
             self._portal.wake(self)
+
+    def woken(self) -> None:
+        """The end of the tick in which answers were queued."""
+        if not self.closed:
+            self.guard(self.flush if self._scheduled else self._process)
 
     def flush(self) -> None:
         """Send until nothing is queued or the socket is full."""
@@ -320,9 +333,6 @@ class Portal:
         stream.guard(stream.feed, received)
         return stream
 
-    def soon(self, function: Callable[[], None]) -> None:
-        self.loop.call_soon(function)
-
     def wake(self, stream: Stream) -> None:
         if not self._awake:
             self.loop.call_soon(self._flush_awake)
@@ -335,7 +345,7 @@ class Portal:
     def _flush_awake(self) -> None:
         awake, self._awake = self._awake, {}
         for stream in awake:
-            stream.process()
+            stream.woken()
 
     def _tick(self) -> None:
         now = self.now()

@@ -40,8 +40,11 @@ class PendingLogin:
 class Targets:
     """All target nodes of one pool by IQN. Handler of every stream of the worker's portal."""
 
-    def __init__(self, barrier: Callable[[Done], None]) -> None:
+    def __init__(self, barrier: Callable[[Done], None], *, advertise: str | None = None) -> None:
+        """``barrier`` is the pool's. ``advertise``: the ``host:port`` that SendTargets names; None: the address that
+        the initiator reached."""
         self._barrier = barrier
+        self._advertise = advertise
         self._nodes: dict[str, TargetNode] = {}
 
     def put(self, group: Group) -> None:
@@ -49,7 +52,7 @@ class Targets:
         iqn = group.record.iqn
         node = self._nodes.get(iqn.lower())
         if node is None:
-            node = self._nodes[iqn.lower()] = TargetNode(iqn, self._barrier)
+            node = self._nodes[iqn.lower()] = TargetNode(iqn, self._barrier, self._advertise)
         node.project(group)
 
     async def remove(self, iqn: str) -> None:

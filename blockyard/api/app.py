@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from blockyard.api import clients, groups, health, pools, sessions, snapshots, volumes
+from blockyard.api.body_limit import BodyLimit
 from blockyard.errors import Internal, Invalid, NotFound, ProductError, explain
 from blockyard.operations import Operations
 
@@ -16,6 +17,7 @@ from blockyard.operations import Operations
 def make_app(operations: Operations) -> FastAPI:
     app = FastAPI(title="Blockyard", description="Volume groups served by iSCSI", docs_url=None, redoc_url=None)
     app.state.operations = operations
+    app.add_middleware(BodyLimit)
     for router in (noun.router for noun in (groups, volumes, snapshots, clients, sessions, pools, health)):
         app.include_router(router, prefix="/v1")
     app.add_exception_handler(ProductError, _refused)

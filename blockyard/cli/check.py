@@ -73,7 +73,7 @@ def _checked(path: Path, report: StoreReport) -> PoolCheck:
         pool=path.name,
         path=str(path),
         clean=report.ok,
-        findings=tuple(f"rule {finding.rule}: {finding.message}" for finding in report.findings),
+        findings=tuple(f"rule {finding.rule}: {' '.join(finding.message.split())}" for finding in report.findings),
         figures={
             "volumes": report.volumes,
             "snapshots": report.snapshots,

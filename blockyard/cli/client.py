@@ -57,7 +57,7 @@ def list_(group: GroupArgument, json: Json = False) -> None:
         print_json(clients)
         return
     print_table(
-        ["Client", "From", "Authentication", "User", "Target's user"],
+        ["Client", "From", "Authentication", "~User", "~Target's user"],
         [[c.initiator, c.address or "anywhere", c.auth, c.chap_user or "", c.mutual_user or ""] for c in clients],
         empty=f"Nobody may log in. Next: blockyard client allow {group} IQN-OF-THE-HOST",
     )

@@ -45,7 +45,9 @@ def create(
     size: Size,
     client: Clients = None,
     cache: Annotated[Cache, typer.Option(help=CACHE_HELP)] = Cache.WRITEBACK,
-    iqn: Annotated[str | None, typer.Option(help="The target's name; made from pool and group if left out.")] = None,
+    iqn: Annotated[
+        str | None, typer.Option(metavar="IQN", help="The target's name; made from pool and group if left out.")
+    ] = None,
     chap_user: ChapUser = None,
     chap_secret_file: ChapSecretFile = None,
     generate_chap: GenerateChap = False,
@@ -108,7 +110,7 @@ def _print_group(group: Group) -> None:
     )
     say("")
     print_table(
-        ["LUN", "Volume", ">Size", ">Mapped", ">Exclusive", ">Reclaimable", "UUID"],
+        ["LUN", "Volume", ">Size", ">Mapped", ">Exclusive", ">Reclaimable", "~UUID"],
         [
             [
                 str(v.lun),
@@ -160,7 +162,7 @@ def list_(json: Json = False) -> None:
         print_json(list(found.groups))
         return
     print_table(
-        ["Group", "State", "Pool", ">LUNs", ">Size", ">Mapped", ">Snapshots", ">Sessions", "IQN"],
+        ["Group", "State", "Pool", ">LUNs", ">Size", ">Mapped", ">Snapshots", ">Sessions", "~IQN"],
         [
             [
                 group.name,
@@ -195,7 +197,7 @@ def clone(
     source: Annotated[str, typer.Argument(metavar="GROUP@SNAPSHOT", help="What to clone.")],
     name: Annotated[str, typer.Argument(metavar="NEW", help="Name of the new group.")],
     client: Clients = None,
-    iqn: Annotated[str | None, typer.Option(help="The new target's name.")] = None,
+    iqn: Annotated[str | None, typer.Option(metavar="IQN", help="The new target's name.")] = None,
     json: Json = False,
 ) -> None:
     """A new, writable group from a snapshot, at once. Without --client it has the clients of the group it came from."""

@@ -11,14 +11,24 @@ from pydantic import ValidationError
 from blockyard import __version__
 from blockyard.cli import check, client, group, pool, serve, session, snapshot, volume
 from blockyard.cli.output import Json, print_json, say, warn
-from blockyard.errors import ANSWERS, Invalid, ProductError, explain
+from blockyard.errors import ANSWERS, EXIT_FINDINGS, Invalid, ProductError, explain
+from blockyard.model.names import DEFAULT_API
+
+EXIT_CODES = ", ".join(f"{answer.exit_code} {answer.code.replace('_', ' ')}" for answer in ANSWERS.values())
+EPILOG = (
+    f"Every verb but serve and check asks the daemon at BLOCKYARD_API (default {DEFAULT_API}). "
+    "Answers go to standard output, refusals to standard error. "
+    f"Exit codes: 0 done, {EXIT_FINDINGS} check found damage, {EXIT_CODES}."
+)
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help and usage errors: no boxes in pipes and logs, and rich is not loaded for them
     help="Blockyard serves volume groups by iSCSI from a copy-on-write store.",
-    epilog="Every verb but serve and check asks the daemon at BLOCKYARD_API (default unix:/run/blockyard/api.sock).",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=EPILOG,
 )
 app.command(epilog="Example: blockyard serve --store /var/lib/blockyard --portal 0.0.0.0:3260")(serve.serve)
 app.command(epilog="Example: blockyard check --store /var/lib/blockyard --deep")(check.check)

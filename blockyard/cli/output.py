@@ -1,7 +1,7 @@
 """How answers look: tables for people, JSON for programs, one line for what went wrong.
 
-On a terminal tables have colours and rules; otherwise plain columns that nothing wraps. Numbers of bytes are shown in
-powers of 1024 and left exact in JSON.
+On a terminal tables have colours and rules (rich); otherwise they are plain columns that nothing wraps. Numbers of
+bytes are shown in powers of 1024 and left exact in JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-PLAIN_WIDTH = 400  # columns where no terminal sets a limit, so that nothing is cut or wrapped
+COLUMN_GAP = 3  # that rich leaves between two columns of a drawn table
 STATE_COLOURS = {
     "serving": "green",
     "starting": "yellow",
@@ -30,13 +30,6 @@ STATE_COLOURS = {
 
 Json = Annotated[bool, typer.Option("--json", help="Answer as JSON, for programs.")]
 Force = Annotated[bool, typer.Option("--force", help="Even with open sessions.")]
-
-
-def console() -> Console:
-    """Made for each answer, because standard output may have been replaced since."""
-    if sys.stdout.isatty():
-        return Console(highlight=False)
-    return Console(highlight=False, width=PLAIN_WIDTH, color_system=None)
 
 
 def print_json(answer: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> None:
@@ -50,32 +43,70 @@ def _plain(answer: Any) -> Any:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, empty: str) -> None:
-    """``columns``: titles; one that begins with ``>`` is aligned to the right. ``empty``: what to say without rows."""
+    """``columns``: titles; one that begins with ``>`` is aligned to the right, one that begins with ``~`` is left out
+    on a terminal that is too narrow for all. ``empty``: what to say without rows."""
     rows = list(rows)
     if not rows:
         say(empty)
-        return
-    terminal = sys.stdout.isatty()
-    table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, header_style="bold")
-    for column in columns:
-        right = column.startswith(">")
-        table.add_column(column.lstrip(">"), justify="right" if right else "left", overflow="fold")
+    elif sys.stdout.isatty():
+        _print_drawn(columns, rows)
+    else:
+        cells = [[str(cell) for cell in row] for row in rows]
+        _print_plain([[_title(column) for column in columns], *cells], [column.startswith(">") for column in columns])
+
+
+def _title(column: str) -> str:
+    return column.lstrip("~>")
+
+
+def _print_drawn(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
+    terminal = Console(highlight=False)
+    shown = _fitting(columns, rows, terminal.width)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
+    for at in shown:
+        # Only what stands first may be folded: names, which are the longest
+        right = columns[at].startswith(">")
+        table.add_column(_title(columns[at]), justify="right" if right else "left", overflow="fold", no_wrap=at > 1)
     for row in rows:
-        table.add_row(*row)
-    console().print(table)
+        table.add_row(*(row[at] for at in shown))
+    terminal.print(table)
 
 
-def print_fields(fields: Iterable[tuple[str, str | Text]]) -> None:
+def _fitting(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], width: int) -> list[int]:
+    """Which columns to show, the rightmost of those that may be left out going first."""
+    widths = [max(len(_title(column)), *(len(row[at]) for row in rows)) for at, column in enumerate(columns)]
+    shown = list(range(len(columns)))
+    for at in reversed(range(len(columns))):
+        if sum(widths[each] + COLUMN_GAP for each in shown) - COLUMN_GAP <= width:
+            break
+        if columns[at].startswith("~"):
+            shown.remove(at)
+    return shown
+
+
+def _print_plain(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> None:
+    """Columns padded with spaces, two between them, none at the end; never wrapped or cut."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = zip(row, widths, right, strict=True)
+        print("  ".join(cell.rjust(width) if right else cell.ljust(width) for cell, width, right in cells).rstrip())
+
+
+def print_fields(fields: Sequence[tuple[str, str | Text]]) -> None:
     """Names and values, one pair a line."""
+    if not sys.stdout.isatty():
+        _print_plain([(name, str(value)) for name, value in fields], [False, False])
+        return
     grid = Table.grid(padding=(0, 2))
+    grid.add_column()
+    grid.add_column(overflow="fold")  # never cut: it is there to be copied
     for name, value in fields:
         grid.add_row(Text(name, style="bold"), value)
-    console().print(grid)
+    Console(highlight=False).print(grid)
 
 
 def say(text: str) -> None:
-    """Plain text: names in it are never taken for markup."""
-    console().print(Text(text), soft_wrap=True)
+    print(text)
 
 
 def warn(text: str) -> None:

@@ -24,7 +24,7 @@ def list_(json: Json = False) -> None:
         print_json(pools)
         return
     print_table(
-        ["Pool", "State", ">Used", ">Size", ">Used %", ">Groups", ">Sessions", ">Restarts", "Worker"],
+        ["Pool", "State", ">Used", ">Size", ">Used %", ">Groups", ">Sessions", ">Restarts", "~Worker"],
         [
             [
                 pool.name,

@@ -19,10 +19,14 @@ GENERATED_LENGTH = 16  # characters; RFC 7143 9.2.1 wants 96 bits, Windows takes
 _ALPHABET = string.ascii_letters + string.digits  # 5.95 bits each: 95 bits, and no shell or form mangles them
 _SECRET_HELP = "File with the CHAP secret (12 bytes or more; Windows: at most 16); - reads standard input."
 
-ChapUser = Annotated[str | None, typer.Option("--chap-user", help="User name that the initiator must prove (CHAP).")]
+ChapUser = Annotated[
+    str | None, typer.Option("--chap-user", metavar="USER", help="User name that the initiator must prove (CHAP).")
+]
 ChapSecretFile = Annotated[str | None, typer.Option("--chap-secret-file", metavar="FILE", help=_SECRET_HELP)]
 GenerateChap = Annotated[bool, typer.Option("--generate-chap", help="Make a CHAP secret and show it once.")]
-MutualUser = Annotated[str | None, typer.Option("--mutual-user", help="User name by which the target proves itself.")]
+MutualUser = Annotated[
+    str | None, typer.Option("--mutual-user", metavar="USER", help="User name by which the target proves itself.")
+]
 MutualSecretFile = Annotated[
     str | None, typer.Option("--mutual-secret-file", metavar="FILE", help="File with the target's own secret.")
 ]

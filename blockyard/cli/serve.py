@@ -14,7 +14,6 @@ from typing import Annotated
 
 import typer
 
-from blockyard.cli.values import SIZE_HELP
 from blockyard.errors import Invalid
 from blockyard.model import names
 from blockyard.model.names import DEFAULT_API
@@ -36,7 +35,10 @@ def serve(
         typer.Option(metavar="unix:PATH", help=f"The API's socket. [default: BLOCKYARD_API or {DEFAULT_API}]"),
     ] = None,
     pool_size: Annotated[
-        str | None, typer.Option(metavar="SIZE", help=f"What each pool may grow to. {SIZE_HELP}")
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="What each pool may grow to, such as 500G; at least 1M. [default: the file system]"
+        ),
     ] = None,
 ) -> None:
     """Serve a store in the foreground, until SIGTERM or Ctrl-C."""

@@ -24,7 +24,7 @@ def list_(
         print_json(sessions)
         return
     print_table(
-        ["Group", "Initiator", "From", "Since", "Authentication", "Digests", ">Commands", ">Read", ">Written"],
+        ["Group", "Initiator", "From", "~Since", "~Authentication", "~Digests", ">Commands", ">Read", ">Written"],
         [
             [
                 s.group,

@@ -11,7 +11,7 @@ from blockyard.errors import Invalid
 from blockyard.model import names
 
 SIZE_HELP = "Bytes, or a number with K, M, G, T (powers of 1024: 10G is 10 GiB); rounded up to 4096; at most 256 TiB."
-Size = Annotated[str, typer.Option("--size", help=SIZE_HELP)]
+Size = Annotated[str, typer.Option("--size", metavar="SIZE", help=SIZE_HELP)]
 GroupArgument = Annotated[str, typer.Argument(metavar="GROUP", help="Name of the volume group.")]
 
 

@@ -20,7 +20,7 @@ Lun = Annotated[int, typer.Argument(metavar="LUN", help="Number of the logical u
 def add(
     group: GroupArgument,
     size: Size,
-    name: Annotated[str | None, typer.Option(help="Name of the volume; vol<LUN> if left out.")] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the volume; vol<LUN> if left out.")] = None,
     json: Json = False,
 ) -> None:
     """Add a volume to a group. With --name, doing it again changes nothing."""
@@ -42,7 +42,7 @@ def list_(group: GroupArgument, json: Json = False) -> None:
         print_json(volumes)
         return
     print_table(
-        ["LUN", "Volume", ">Size", ">Mapped", "Created", "UUID"],
+        ["LUN", "Volume", ">Size", ">Mapped", "~Created", "~UUID"],
         [
             [str(v.lun), v.name, size_text(v.size), size_text(v.mapped), time_text(v.created), str(v.uuid)]
             for v in volumes

@@ -20,7 +20,7 @@ from uuid import UUID
 from blockyard.daemon.backoff import Backoff
 from blockyard.errors import Invalid, ProductError, Unavailable
 from blockyard.model import Group, PoolState, Value
-from blockyard.rpc.calls import Adopt, Call, GroupChanged, GroupRemoved, Notice, Opened, OpenFailed, Stop
+from blockyard.rpc.calls import Adopt, Call, GroupChanged, GroupRemoved, Notice, Opened, OpenFailed, ShowPool, Stop
 from blockyard.rpc.channel import Channel, socket_pair
 
 log = logging.getLogger("blockyard.daemon")
@@ -28,10 +28,14 @@ log = logging.getLogger("blockyard.daemon")
 R = TypeVar("R", bound=Value)
 
 STOP_SECONDS = 15.0  # for commit and close after Stop; the promise is 20 s for the whole daemon
-KILL_SECONDS = 3.0  # for the process to end after that; then it is killed, which costs no acknowledged write
+KILL_SECONDS = 2.0  # for the process to end after that; then it is killed, which costs no acknowledged write
 EXIT_SECONDS = (
     20.0  # while the daemon goes on: a worker without channel that still runs then is killed, for it holds the lock
 )
+ASK_SECONDS = 5.0  # between two questions whether a worker still lives; guessed
+# Of silence until a worker counts as hung and is killed; guessed. Linux gives sessions up after about 10 s of it, and a
+# kill costs no acknowledged write.
+SILENCE_SECONDS = 20.0
 
 
 class Process(Protocol):
@@ -47,11 +51,13 @@ Spawn = Callable[[socket.socket], Awaitable[Process]]
 """Start a worker that has this end of the channel. The caller closes its own copy afterwards."""
 
 
-def spawn_worker(name: str, path: Path, size: int | None) -> Spawn:
+def spawn_worker(name: str, path: Path, size: int | None, advertise: str | None) -> Spawn:
     """The real one: an exec'ed Python process; only stderr and its end of the channel are inherited."""
     command = [sys.executable, "-m", "blockyard.worker", "--pool", name, "--path", str(path)]
     if size is not None:
         command += ["--pool-size", str(size)]
+    if advertise is not None:
+        command += ["--advertise", advertise]
 
     async def spawn(channel: socket.socket) -> Process:
         return await asyncio.create_subprocess_exec(
@@ -111,14 +117,27 @@ class PoolWorker:
             theirs.close()
         self.pid = process.pid
         try:
+            await self._wait_for_close(process, channel)
             await self._wait_for_exit(process)
         finally:
             channel.close()
             self.pid = None
 
+    async def _wait_for_close(self, process: Process, channel: Channel) -> None:
+        """Until the worker's end of the channel is closed, which tells of its death. Of a worker that hangs nothing
+        tells, so it is asked, and killed when it does not answer."""
+        while not self._channel_closed.is_set():
+            try:
+                await asyncio.wait_for(self._channel_closed.wait(), ASK_SECONDS)
+            except TimeoutError:
+                if self.serving and not await _answers(channel):
+                    log.error("worker of %s (process %d) is silent for %g s: killed",
+                              self.name, process.pid, SILENCE_SECONDS)  # fmt: skip
+                    process.kill()
+                    await self._channel_closed.wait()
+
     async def _wait_for_exit(self, process: Process) -> None:
-        # The channel tells of a death first; then the process, whose exit releases the pool's lock.
-        await self._channel_closed.wait()
+        # Its exit releases the pool's lock.
         try:
             patience = KILL_SECONDS if self._stopping.is_set() else EXIT_SECONDS
             code = await asyncio.wait_for(process.wait(), patience)
@@ -223,3 +242,15 @@ class PoolWorker:
             return
         if not channel.notify(Adopt(iqn=iqn, received=received, replied=replied), [sock]):
             log.warning("a connection to %s was closed: the worker of %s does not take it", iqn, self.name)
+
+
+async def _answers(channel: Channel) -> bool:
+    """Whether the worker says anything within the time; a refusal, or its end, is an answer too."""
+    try:
+        async with asyncio.timeout(SILENCE_SECONDS):
+            await channel.call(ShowPool(), seconds=None)
+    except TimeoutError:
+        return False
+    except ProductError:
+        return True
+    return True

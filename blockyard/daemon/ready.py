@@ -14,7 +14,7 @@ def ready_block(config: ServeConfig, portals: Sequence[Portal], pools: Sequence[
     api = f"unix:{config.api}"
     serving = sum(pool.serving for pool in pools)
     lines = [
-        f"Blockyard {__version__} is ready",
+        f"Blockyard {__version__} is " + ("ready" if serving else "up, but serves nothing yet"),
         f"  store    {config.store} ({serving} of {len(pools)} pool(s) serving, {groups} group(s))",
         *(f"  portal   {portal}" for portal in portals),
         *([f"  known as {config.advertise}"] if config.advertise else []),

@@ -38,12 +38,12 @@ class Yard:
         self._loop = loop
         self._ending = asyncio.Event()
         self._listening: list[Portal] = []
+        advertise = str(config.advertise) if config.advertise else None
         self.pools = {
-            name: PoolWorker(name, spawn_worker(name, path, config.pool_size), loop)
+            name: PoolWorker(name, spawn_worker(name, path, config.pool_size, advertise), loop)
             for name, path in store.pools(config.workers).items()
         }
         directory = YardDirectory(self.pools)
-        advertise = str(config.advertise) if config.advertise else None
         self._front_door = FrontDoor(loop, directory, directory.hand_over, advertise=advertise)
         self.operations = Operations(self.pools, version=__version__, store=str(store.path), portals=())
 

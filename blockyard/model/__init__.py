@@ -24,6 +24,9 @@ ChapUser = Annotated[str, AfterValidator(names.chap_user)]
 Secret = Annotated[str, AfterValidator(names.chap_secret)]
 
 
+MAX_LUNS = 256  # in a group; LUN numbers of the peripheral addressing method end there (SAM-5)
+
+
 class Value(BaseModel):
     """Base of all values: frozen, and unknown fields are refused (a misspelt one would be ignored silently)."""
 
@@ -85,9 +88,16 @@ class VolumeSpec(Value):
     name: PartName | None = None
 
 
+def _volume_count(volumes: tuple[VolumeSpec, ...]) -> tuple[VolumeSpec, ...]:
+    # Not Field(min_length=1): pydantic would complain of it, too, when the one volume is wrong.
+    if not 1 <= len(volumes) <= MAX_LUNS:
+        raise ValueError(f"a group of {len(volumes)} volumes is not allowed: 1 to {MAX_LUNS}")
+    return volumes
+
+
 class NewGroup(Value):
     name: GroupName
-    volumes: tuple[VolumeSpec, ...] = Field(min_length=1, max_length=256)
+    volumes: Annotated[tuple[VolumeSpec, ...], AfterValidator(_volume_count)]
     clients: tuple[ClientSpec, ...] = ()
     cache: Cache = Cache.WRITEBACK
     iqn: TargetIqn | None = None

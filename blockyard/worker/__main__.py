@@ -20,12 +20,14 @@ def main() -> int:
     parser.add_argument("--pool", required=True, help="name of the pool")
     parser.add_argument("--path", type=Path, required=True, help="directory of the pool")
     parser.add_argument("--pool-size", type=int, default=None, help="bytes that the pool may grow to")
+    parser.add_argument("--advertise", default=None, help="HOST:PORT that initiators are told to come to")
     options = parser.parse_args()
     set_up_log(options.pool)
     channel = socket.socket(fileno=options.fd)
     channel.set_inheritable(False)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Worker(options.pool, options.path, options.pool_size).run(channel))
+        worker = Worker(options.pool, options.path, options.pool_size, advertise=options.advertise)
+        return runner.run(worker.run(channel))
 
 
 if __name__ == "__main__":

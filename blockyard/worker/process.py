@@ -44,11 +44,14 @@ def open_store(path: Path, name: str, runner: Runner, size: int | None) -> Pool:
 
 
 class Worker:
-    def __init__(self, name: str, path: Path, size: int | None, opener: Opener = open_store) -> None:
+    def __init__(
+        self, name: str, path: Path, size: int | None, opener: Opener = open_store, *, advertise: str | None = None
+    ) -> None:
         self._name = name
         self._path = path
         self._size = size
         self._opener = opener
+        self._advertise = advertise
         self._ending = asyncio.Event()
         self._closed = asyncio.Event()
         self._verbs: Verbs | None = None
@@ -79,7 +82,7 @@ class Worker:
             self._closed.set()
             await channel.drain()
             return 1
-        targets = Targets(pool.barrier)
+        targets = Targets(pool.barrier, advertise=self._advertise)
         self._portal = Portal(loop, targets)
         self._verbs = Verbs(self._name, pool, targets, channel.notify)
         channel.notify(Opened(uuid=pool.uuid, groups=self._verbs.project()))

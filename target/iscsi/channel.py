@@ -80,6 +80,7 @@ class Channel:
         self._scratch = memoryview(b"")
         self._lender = Lender()
         self._text: TextExchange | None = None
+        self._managing = 0  # task management requests that the owner has not answered
         self._heard = now
         self._commanded = now
         self._last_exp_cmd_sn = 0

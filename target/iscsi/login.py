@@ -68,6 +68,8 @@ class Login:
     def __init__(self, settings: Settings, random_bytes: Callable[[int], bytes]) -> None:
         self.negotiation = Negotiation(settings)
         self.first: LoginRequest | None = None
+        self.task_tag = 0
+        """Of the request that is being answered: the first one's, unless the initiator breaks RFC 7143 11.12."""
         self.auth = "none"
         self._random_bytes = random_bytes
         self._identity: LoginStarted | None = None
@@ -88,6 +90,7 @@ class Login:
 
     def receive(self, request: LoginRequest, data: bytes) -> Step:
         """Take one Login Request."""
+        self.task_tag = request.initiator_task_tag
         self._check(request)
         if self._answering:
             if data:

@@ -15,7 +15,8 @@ from target.iscsi.transfer import Transfer
 OVERHEAD = 48 + 255 * 4 + 2 * DIGEST_SIZE + 3
 """Most bytes of a PDU that are not data: header, longest additional headers, digests, padding."""
 WINDOW = 4096
-"""Bytes offered for the next header while large Data-Out is on its way: what follows lands in place, not here."""
+"""Bytes offered for the next header while large Data-Out is on its way: what follows lands in place, not here. And the
+portion in which a flood of small PDUs is received."""
 IDLE_SIZE = 4096
 """Bytes that an idle connection keeps: enough for pings and task management."""
 
@@ -23,7 +24,7 @@ IDLE_SIZE = 4096
 class ReceiveBuffer:
     """Bytes received and not yet consumed are ``data[start:end]``."""
 
-    __slots__ = ("_size", "data", "end", "missing", "start", "view")
+    __slots__ = ("_size", "crowded", "data", "end", "missing", "start", "view")
 
     def __init__(self, max_segment: int) -> None:
         self._size = max_segment + OVERHEAD  # len(data), unless the connection was idle
@@ -32,6 +33,8 @@ class ReceiveBuffer:
         self.start = 0
         self.end = 0
         self.missing = 1
+        self.crowded = False
+        """Whether a small portion holds enough to do for one tick."""
 
     def grow(self, max_segment: int) -> None:
         """Make room for longer PDUs: full feature phase begins."""
@@ -72,7 +75,7 @@ class ReceiveBuffer:
         if len(self.data) < self._size and (room < self.missing or not room):
             self._replace(self._size)
             end = self.end
-        if narrow and self.missing <= WINDOW:
+        if self.crowded or (narrow and self.missing <= WINDOW):
             return self.view[end : end + WINDOW]
         return self.view[end:]
 

@@ -68,6 +68,9 @@ class Requests(Channel):
         if self.session.discovery:
             self._reject(RejectReason.COMMAND_NOT_SUPPORTED, header)
             return
+        if pdu.immediate and self._managing >= self.settings.max_immediate_commands:
+            self._reject(RejectReason.IMMEDIATE_COMMAND_REJECT, header)
+            return
         event = TaskManagement(
             pdu.initiator_task_tag,
             pdu.function,
@@ -80,6 +83,7 @@ class Requests(Channel):
         self._in_turn(pdu, partial(self._manage, event))
 
     def _manage(self, event: TaskManagement) -> None:
+        self._managing += 1
         if event.function == Function.TASK_REASSIGN:
             self.respond_task_management(event, FunctionResponse.REASSIGNMENT_NOT_SUPPORTED)
         elif not Function.ABORT_TASK <= event.function <= Function.TASK_REASSIGN:
@@ -89,6 +93,7 @@ class Requests(Channel):
 
     def respond_task_management(self, event: TaskManagement, response: int) -> None:
         """Answer a TaskManagement with a FunctionResponse."""
+        self._managing -= 1
         self._put_status(TaskManagementResponse(response=response, initiator_task_tag=event.itt))
 
     def _on_logout(self, pdu: LogoutRequest) -> None:

@@ -5,10 +5,11 @@ Invariant: the descriptors follow each other without a gap, and neighbours diffe
 
 from __future__ import annotations
 
-from blockstore.api import LOGICAL_BLOCK
+from blockstore.api import LOGICAL_BLOCK, StoreError
 from pdus.scsi import cdb as cdbs
 from pdus.scsi.parameters import DEALLOCATED, MAPPED, LbaStatusDescriptor, LbaStatusHeader
 from target.scsi import sense
+from target.scsi.errors import translate
 from target.scsi.logical_unit import LogicalUnit
 from target.scsi.result import Result, check_condition, data_in
 from target.scsi.task import Finish, Task
@@ -23,7 +24,10 @@ def get_lba_status(unit: LogicalUnit, cdb: cdbs.GetLbaStatus, task: Task, finish
     if cdb.lba >= unit.blocks:
         return check_condition(sense.LOGICAL_BLOCK_ADDRESS_OUT_OF_RANGE)
     room = (cdb.allocation_length - LbaStatusHeader.SIZE) // LbaStatusDescriptor.SIZE
-    found = _descriptors(unit, cdb.lba, max(1, min(room, MAX_DESCRIPTORS)))
+    try:
+        found = _descriptors(unit, cdb.lba, max(1, min(room, MAX_DESCRIPTORS)))
+    except StoreError as error:
+        return translate(error)
     body = b"".join(descriptor.encode() for descriptor in found)
     header = LbaStatusHeader(parameter_data_length=LbaStatusHeader.SIZE - 4 + len(body))
     return data_in(header.encode() + body, cdb.allocation_length)

@@ -8,16 +8,30 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from blockstore.api import Busy, CachePolicy, Corrupt, Invalid, Locked, NewVolume, NotFound, OutOfRange, OutOfSpace
+from blockstore.api import (
+    MAX_VOLUME_SIZE,
+    Busy,
+    CachePolicy,
+    Closed,
+    Corrupt,
+    Invalid,
+    Locked,
+    NewVolume,
+    NotFound,
+    OutOfRange,
+    OutOfSpace,
+)
 from blockstore.check import check_pool
 from blockstore.dump import dump_pool
 from blockstore.pool import Tuning, open_pool
 from tests.blockstore.support import GRAIN, KIB, MIB, PERMIT, Answer, Driver, ManualRunner, Store, pattern
+from tests.scale import scaled
 
 ROOMY = Tuning(grow_step=64 * MIB, reserve=0, map_leaves=1 << 12)
 
@@ -416,6 +430,89 @@ def test_map_memory_that_is_used_up_refuses_writes_and_still_trims(tmp_path: Pat
     store.prove_whole()
 
 
+def test_a_batch_over_scattered_blocks_stays_within_the_journal(tmp_path: Path) -> None:
+    """Every grain of a large write needs a record of its own when free space is in single blocks."""
+    store = small_store(tmp_path / "pool", limit=16 * MIB)
+    driver = store.open()
+    volume = driver.group().volumes[0]
+    driver.write(volume, 0, pattern(1, 16 * MIB - 2 * GRAIN))
+    for grain in range(0, 16 * MIB // GRAIN - 2, 2):
+        driver.discard(volume, grain * GRAIN, GRAIN)
+    driver.wait(driver.pool.sweep())
+    journal = driver.engine._journal
+    driver.pool.checkpoint()  # no helper runs: it cannot end, and the journal fills up
+    while journal.fits(5000):
+        volume.write(0, pattern(2), PERMIT, Answer())
+        driver.runner.tick()
+    answer = Answer()
+    volume.write(0, pattern(3, MIB), PERMIT, answer)
+    driver.runner.tick()
+    assert journal.position <= journal.size
+    driver.runner.advance(1)
+    assert answer.ok
+    assert driver.read(volume, 0, MIB) == pattern(3, MIB)
+    store.prove_whole()
+
+
+def test_nobody_waits_for_the_whole_of_a_huge_discard(store: Store) -> None:
+    """A barrier, or a read that meets it, commits the piece that joined, not all that will join after it."""
+    driver = store.open()
+    volume = driver.group(size=MAX_VOLUME_SIZE).volumes[0]
+    last = MAX_VOLUME_SIZE - GRAIN
+    driver.write(volume, 0, pattern(1))
+    driver.write(volume, last, pattern(2))
+    discarded, barrier = Answer(), Answer()
+    volume.discard(MAX_VOLUME_SIZE >> 1, MAX_VOLUME_SIZE >> 1, PERMIT, discarded)
+    driver.pool.barrier(barrier)
+    assert barrier.ok
+    assert not discarded.answered
+    assert driver.engine.writer.batches <= 3
+    assert driver.read(volume, last, GRAIN) == pattern(2) or discarded.ok
+    store.close()
+    assert discarded.answered
+
+
+def test_the_largest_volume_is_snapshotted_and_cloned_and_swept_in_any_order(store: Store) -> None:
+    driver = store.open()
+    group = driver.group(size=MAX_VOLUME_SIZE)
+    offsets = [0, 2 * MIB - GRAIN, 8 << 30, (8 << 30) - GRAIN, MAX_VOLUME_SIZE >> 1, MAX_VOLUME_SIZE - GRAIN]
+    groups = {"db": group}
+    expected: dict[str, dict[int, bytes]] = {"db": {}}
+    rng = random.Random(9)
+    for i in range(40):
+        name = rng.choice(sorted(groups))
+        offset = rng.choice(offsets)
+        expected[name][offset] = pattern(i)
+        driver.write(groups[name].volumes[0], offset, pattern(i))
+        if i % 4 == 3:  # clones of clones
+            driver.wait(groups[name].snapshot(f"s{i}"))
+            clone = driver.wait(driver.pool.clone_group(name, f"s{i}", f"c{i}", iqn=f"c{i}", clients=[]))
+            groups[f"c{i}"], expected[f"c{i}"] = clone, dict(expected[name])
+        if i % 9 == 8:
+            gone = rng.choice(sorted(groups))
+            driver.wait(driver.pool.delete_group(gone))
+            del groups[gone], expected[gone]
+            driver.wait(driver.pool.sweep())
+        if i % 13 == 12:
+            driver = store.reopen()
+            groups = dict(driver.pool.groups)
+        for name, group in groups.items():
+            for offset in offsets:
+                assert driver.read(group.volumes[0], offset, GRAIN) == expected[name].get(offset, bytes(GRAIN))
+        if not groups:
+            groups, expected["db"] = {"db": driver.group(size=MAX_VOLUME_SIZE)}, {}
+
+
+def test_thousands_of_trims_in_one_tick_are_more_than_one_batch(store: Store) -> None:
+    driver = store.open()
+    volume = driver.group(size=64 * MIB).volumes[0]
+    answers = [Answer() for _ in range(9000)]  # together they would be larger than the whole journal
+    for i, answer in enumerate(answers):
+        volume.discard(i * GRAIN, GRAIN, PERMIT, answer)
+    driver.runner.advance(1)
+    assert all(answer.ok for answer in answers)
+
+
 # ------------------------------------------------------------------------------------------------- small things
 
 
@@ -506,6 +603,55 @@ def test_ten_thousand_grains_survive_with_their_neighbours_checksums(store: Stor
     assert driver.read(first_volume(driver), MIB - GRAIN, 9 * MIB) == pattern(1, 9 * MIB)
 
 
+def test_a_verb_whose_caller_gave_up_keeps_nobody_else_from_their_answer(store: Store) -> None:
+    driver = store.open()
+    group = driver.group()
+    snapshot, flushed = group.snapshot("s"), Answer()
+    group.volumes[0].write(0, pattern(1), PERMIT, flushed, sync=True)
+    other = group.snapshot("t")
+    futures: list[Future[Any]] = [snapshot, driver.pool.checkpoint(), driver.pool.sweep()]
+    for future in futures:
+        assert not future.cancel()
+    driver.runner.advance(1)
+    assert flushed.ok
+    assert other.result(0).name == "t"
+
+
+def test_closing_answers_everyone_once(tmp_path: Path) -> None:
+    """Delayed acknowledgements, writes that wait for space, ragged ones, verbs, sweeps, flushes; then only refusals."""
+    store = Store(tmp_path / "pool", tuning=Tuning(grow_step=MIB, reserve=0, map_leaves=1 << 12, unsynced_cap=MIB))
+    driver = store.open()
+    group = driver.group()
+    volume = group.volumes[0]
+    driver.runner.settle()
+    answers = [Answer() for _ in range(40)]
+    for i, answer in enumerate(answers):
+        volume.write(i * 100 * KIB + i * 512, pattern(i, 100 * KIB), PERMIT, answer, sync=i % 7 == 0)
+        if i % 5 == 0:
+            driver.runner.tick()
+    flushed, barrier, trimmed = Answer(), Answer(), Answer()
+    volume.flush(flushed)
+    driver.pool.barrier(barrier)
+    volume.discard(512, 8 * MIB, PERMIT, trimmed)
+    futures: list[Future[Any]] = [group.snapshot("s"), driver.pool.sweep(), driver.pool.checkpoint()]
+    closed = driver.pool.close()
+    driver.runner.settle()  # no timer runs any more
+    assert closed.done()
+    for answer in [*answers, flushed, barrier, trimmed]:
+        assert len(answer.calls) == 1
+    assert all(future.done() for future in futures)
+    late = Answer()
+    volume.write(0, pattern(1), PERMIT, late)
+    volume.flush(late)
+    volume.discard(0, GRAIN, PERMIT, late)
+    volume.read(0, memoryview(bytearray(GRAIN)), late)
+    assert [type(error) for error in late.calls] == [Closed] * 4
+    with pytest.raises(Closed):
+        volume.read_now(0, memoryview(bytearray(GRAIN)))
+    store.driver = None
+    store.prove_whole()
+
+
 # ------------------------------------------------------------------------------------------------- kill -9
 
 WRITER = """
@@ -525,7 +671,7 @@ while True:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("acknowledged", [20, 1500])
+@pytest.mark.parametrize("acknowledged", [20, 1500, *(37 * i for i in range(1, scaled(1)))])
 def test_after_kill_9_every_acknowledged_write_is_there(store: Store, acknowledged: int) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(store.path)],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -13,6 +13,7 @@ from blockstore.api import (
     Corrupt,
     FailStopped,
     MediumError,
+    NotFound,
     OutOfSpace,
     Revoked,
     StandingPermit,
@@ -217,6 +218,22 @@ def test_a_full_host_makes_writes_fail_and_reads_and_unmap_go_on(disk: FakeDisk)
     assert driver.read(volume, 4 * MIB, GRAIN) == pattern(2)
 
 
+def test_a_host_that_has_room_again_is_asked_again(disk: FakeDisk) -> None:
+    """Even when nothing was written since, so that no checkpoint is due."""
+    driver = open_disk(disk)
+    volume = driver.group(size=8 * MIB).volumes[0]
+    driver.write(volume, 0, pattern(1, 256 * KIB))
+    disk.faults["allocate", "data"] = [errno.ENOSPC] * 1000
+    with pytest.raises(OutOfSpace):
+        driver.write(volume, 0, pattern(1, 8 * MIB))
+    driver.wait(driver.pool.checkpoint())
+    with pytest.raises(OutOfSpace):
+        driver.write(volume, MIB, pattern(1, 4 * MIB))
+    disk.faults.clear()
+    driver.runner.advance(2)
+    driver.write(volume, MIB, pattern(1, 4 * MIB))
+
+
 def test_a_checkpoint_that_finds_the_host_full_is_made_again_later(disk: FakeDisk) -> None:
     driver = open_disk(disk)
     volume = driver.group(size=MIB).volumes[0]
@@ -297,6 +314,101 @@ def test_a_ragged_write_over_a_cold_grain_waits_for_it(disk: FakeDisk) -> None:
     driver.runner.settle()
     assert answer.ok
     assert driver.read(volume, 0, GRAIN) == pattern(1, 512) + b"x" * 512 + pattern(1, GRAIN - 1024)
+
+
+def test_a_ragged_write_over_a_grain_that_never_gets_warm_lands_too(disk: FakeDisk) -> None:
+    driver = open_disk(disk)
+    volume = driver.group(size=MIB).volumes[0]
+    driver.write(volume, 0, pattern(1))
+    disk.cold = True
+    answers = [Answer(), Answer()]
+    for i, answer in enumerate(answers):  # both meet the same cold grain, in different ticks
+        volume.write(512 * (1 + i), bytes([65 + i]) * 512, PERMIT, answer)
+        driver.runner.tick()
+    for _ in range(20):
+        driver.runner.tick()
+        driver.runner.run_thread_work()
+    assert [answer.ok for answer in answers] == [True, True]
+    assert driver.read(volume, 0, 2048) == pattern(1, 512) + b"A" * 512 + b"B" * 512 + pattern(1, 512)
+
+
+@pytest.mark.parametrize("meanwhile", ["write", "discard", "snapshot", "rollback", "remove", "delete"])
+def test_a_ragged_write_meeting_something_else_while_its_grain_is_read(disk: FakeDisk, meanwhile: str) -> None:
+    """What was committed in between is what it modifies; a volume that went away refuses it."""
+    driver = open_disk(disk)
+    group = driver.group(size=MIB)
+    volume = group.volumes[0]
+    driver.write(volume, 0, pattern(1))
+    driver.wait(group.snapshot("s"))
+    driver.write(volume, 0, pattern(2))
+    disk.cold = True
+    ragged, read, into = Answer(), Answer(), bytearray(GRAIN)
+    volume.write(512, b"x" * 512, PERMIT, ragged)
+    volume.read(0, memoryview(into), read)
+    disk.cold = False
+    content: dict[str, Callable[[], object]] = {
+        "write": lambda: volume.write(0, pattern(3), PERMIT, Answer()),
+        "discard": lambda: volume.discard(0, GRAIN, PERMIT, Answer()),
+        "snapshot": lambda: group.snapshot("t"),
+        "rollback": lambda: group.rollback("s"),
+        "remove": lambda: group.remove_volume(0),
+        "delete": lambda: driver.pool.delete_group("db"),
+    }
+    content[meanwhile]()
+    driver.runner.settle()
+    driver.runner.advance(0.5)
+    if meanwhile in ("remove", "delete"):
+        assert isinstance(ragged.error, NotFound)
+        assert isinstance(read.error, NotFound)
+        return
+    expected = {"write": pattern(3), "discard": bytes(GRAIN), "snapshot": pattern(2), "rollback": pattern(1)}[meanwhile]
+    assert ragged.ok
+    assert read.ok
+    assert driver.read(volume, 0, GRAIN) == expected[:512] + b"x" * 512 + expected[1024:]
+    if meanwhile == "snapshot":
+        driver.wait(group.rollback("t"))
+        assert driver.read(volume, 0, GRAIN) == pattern(2)
+
+
+def test_a_revoked_ragged_write_whose_grain_is_cold_never_lands(disk: FakeDisk) -> None:
+    driver = open_disk(disk)
+    volume = driver.group(size=MIB).volumes[0]
+    driver.write(volume, 0, pattern(1))
+    disk.cold = True
+    permit, answer = StandingPermit(), Answer()
+    volume.write(512, b"x" * 512, permit, answer)
+    driver.runner.tick()
+    permit.revoked = True
+    barrier = Answer()
+    driver.pool.barrier(barrier)
+    driver.runner.tick()
+    assert barrier.ok
+    driver.runner.settle()
+    assert isinstance(answer.error, Revoked)
+    assert driver.read(volume, 0, GRAIN) == pattern(1)
+
+
+def test_what_a_batch_behind_a_torn_one_says_was_flushed_is_kept(disk: FakeDisk) -> None:
+    """Its data rotted since: a medium error at that grain, never the loss of that batch and all behind it."""
+    driver = open_disk(disk)
+    volume = driver.group(size=MIB).volumes[0]
+    driver.write(volume, 0, pattern(1))
+    driver.write(volume, GRAIN, pattern(2))
+    driver.flush(volume)
+    at, torn = block_of(volume, 0), driver.engine._journal.position
+    driver.write(volume, 2 * GRAIN, pattern(3))
+    driver.write(volume, 3 * GRAIN, pattern(4))
+    for file in disk.files.values():
+        file._write_back()
+    disk.files["data"].stored[at] ^= 1
+    disk.files[f"journal.{driver.engine._journal.epoch & 1}"].stored[torn + 80] ^= 1
+    driver = restart(disk, boot="boot-2", power_cut=True)
+    volume = driver.pool.groups["db"].volumes[0]
+    assert driver.read(volume, GRAIN, 2 * GRAIN) == pattern(2) + bytes(GRAIN)
+    with pytest.raises(MediumError):
+        driver.read(volume, 0, GRAIN)
+    driver.discard(volume, 0, GRAIN)
+    driver.flush(volume)
 
 
 def test_a_read_error_of_the_data_file_is_a_medium_error(disk: FakeDisk) -> None:

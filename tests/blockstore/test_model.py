@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.blockstore.support import GRAIN, MIB, PERMIT, Answer, Driver, Store, pattern
+from tests.scale import scaled
 
 GRAINS = 64
 step = st.tuples(
@@ -110,7 +111,7 @@ class Machine:
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=scaled(40), deadline=None, derandomize=True)
 @given(st.lists(step, max_size=30))
 def test_a_pool_behaves_like_its_model(steps: list[tuple[str, int, int, int]]) -> None:
     with tempfile.TemporaryDirectory(prefix="blockyard-model-") as directory:

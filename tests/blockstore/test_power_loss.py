@@ -19,6 +19,7 @@ from blockstore.check import check_directory
 from blockstore.pool import EnginePool
 from tests.blockstore.powercut import TUNING, Cutter, FakeDisk, open_disk
 from tests.blockstore.support import GRAIN, KIB, PERMIT, pattern
+from tests.scale import SEED, scaled
 
 VOLUME = 512 * KIB
 GRAINS = VOLUME // GRAIN
@@ -255,11 +256,12 @@ class Judge:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("round_", range(scaled(1)))
 @pytest.mark.parametrize("cache", list(CachePolicy))
-def test_a_power_cut_at_every_io_leaves_a_whole_pool_with_everything_flushed(cache: CachePolicy) -> None:
-    work = Workload(cache, seed=7)
+def test_a_power_cut_at_every_io_leaves_a_whole_pool_with_everything_flushed(cache: CachePolicy, round_: int) -> None:
+    work = Workload(cache, seed=SEED + round_)
     work.run()
-    trace, rng, judge = work.disk.trace, random.Random(11), Judge(work)
+    trace, rng, judge = work.disk.trace, random.Random(SEED + round_), Judge(work)
     assert len(trace) >= 300
     assert work.driver.engine.statistics().counters["checkpoints"] >= 3
     cutter = Cutter(trace, "boot-2")
@@ -277,10 +279,11 @@ def test_a_power_cut_at_every_io_leaves_a_whole_pool_with_everything_flushed(cac
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("round_", range(scaled(1)))
 @pytest.mark.parametrize("cache", list(CachePolicy))
-def test_a_killed_process_loses_no_acknowledged_write(cache: CachePolicy) -> None:
+def test_a_killed_process_loses_no_acknowledged_write(cache: CachePolicy, round_: int) -> None:
     """The same trace, but only the process dies: the page cache has everything that was written."""
-    work = Workload(cache, seed=8)
+    work = Workload(cache, seed=SEED + 1 + round_)
     work.run()
     judge = Judge(work)
     cutter = Cutter(work.disk.trace, "boot-1")

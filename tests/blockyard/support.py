@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,10 +80,11 @@ class FakeTargets:
 
 
 class FakeProcess:
-    """Ends when it is told to."""
+    """Ends when it is told to. ``killed`` is what a kill takes with it."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, killed: Callable[[], object] = lambda: None) -> None:
         self.pid = pid
+        self._killed = killed
         self._ended = asyncio.Event()
         self._code = 0
 
@@ -97,6 +98,7 @@ class FakeProcess:
 
     def kill(self) -> None:
         self.end(-9)
+        self._killed()
 
 
 class MemoryWorker:
@@ -113,13 +115,16 @@ class MemoryWorker:
         """Never opens its pool: recovery takes long."""
         self.crashing = False
         """Dies while it opens its pool."""
+        self.hung = False
+        """Answers nothing any more, until it is killed."""
         self.process: FakeProcess | None = None
         self._channel: Channel | None = None
         self._verbs: Verbs | None = None
 
     async def spawn(self, sock: socket.socket) -> FakeProcess:
         self.starts += 1
-        self.process = FakeProcess(1000 + self.starts)
+        self.hung = False
+        self.process = FakeProcess(1000 + self.starts, self._killed)
         self._channel = channel = Channel(sock.dup(), asyncio.get_running_loop(), self)
         self._verbs = None
         if self.failing is not None:
@@ -143,10 +148,16 @@ class MemoryWorker:
         self._channel.close()
         self.process.end(code)
 
+    def _killed(self) -> None:
+        assert self._channel is not None
+        self._channel.close()
+
     async def serve(self, call: Call[Any]) -> Value:
         if isinstance(call, Stop):
             asyncio.get_running_loop().call_soon(self.process.end)  # type: ignore[union-attr]
             return Nothing()
+        if self.hung:
+            await asyncio.Event().wait()
         if self._verbs is None:
             raise Unavailable(f"pool {self.name} is being opened")
         return await self._verbs.serve(call)

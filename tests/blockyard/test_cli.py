@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from blockyard.cli.main import main
-from blockyard.cli.output import size_text
+from blockyard.cli.output import print_table, size_text
 from tests.blockyard.support import HOST_A, SECRET, FakeSession, MemoryYard, served_yard
 
 
@@ -230,10 +230,40 @@ def test_without_a_daemon_it_says_how_to_start_one(cli: Command, monkeypatch: py
     assert cli("group", "ls")[0] == 2
 
 
+def test_a_narrow_terminal_loses_the_columns_that_can_be_asked_for_elsewhere(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    for width, there in ((30, False), (60, True)):
+        monkeypatch.setenv("COLUMNS", str(width))
+        print_table(["Group", ">Size", "~IQN"], [["db", "10 GiB", HOST_A]], empty="")
+        out = capsys.readouterr().out
+        assert ("10 GiB" in out, HOST_A in out) == (True, there)
+
+
+def test_piped_tables_have_nothing_at_the_ends_of_their_lines(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_table(["Group", ">Size", "~IQN"], [["db", "10 GiB", HOST_A], ["staging", "1 GiB", "-"]], empty="")
+    assert capsys.readouterr().out.splitlines() == [
+        "Group      Size  IQN",
+        f"db       10 GiB  {HOST_A}",
+        "staging   1 GiB  -",
+    ]
+
+
+def test_help_and_wrong_options_are_plain_text_and_name_the_exit_codes(cli: Command) -> None:
+    _, out, _ = cli("--help")
+    assert "10 locked" in " ".join(out.split())
+    code, _, err = cli("group", "create", "db", "--seize", "1G")
+    assert (code, "No such option: --seize" in err) == (2, True)
+    assert (out + err).isascii()
+
+
 @pytest.mark.parametrize("noun", ["group", "volume", "snapshot", "client", "session", "pool"])
 def test_every_verb_has_an_example(cli: Command, noun: str) -> None:
     _, out, _ = cli(noun, "--help")
-    verbs = [word for word in ("create", "ls", "show", "rm", "add", "allow", "deny", "sweep") if f"│ {word} " in out]
+    verbs = [word for word in ("create", "ls", "show", "rm", "add", "allow", "deny", "sweep") if f"\n  {word} " in out]
     assert verbs
     for verb in verbs:
         assert "Example: blockyard" in cli(noun, verb, "--help")[1]
@@ -252,6 +282,19 @@ def test_rest_errors_have_code_and_message_and_show_no_input(yard: MemoryYard) -
     assert api(yard, "PUT", "/groups").status_code == 405
     unknown = api(yard, "POST", "/groups", json={"name": "x", "volumes": [{"size": 1}], "sise": 3})
     assert (unknown.status_code, "sise" in unknown.text) == (400, True)
+
+
+def test_rest_refuses_a_body_that_would_fill_the_memory(yard: MemoryYard) -> None:
+    refused = api(yard, "POST", "/groups", content=b'{"name":"' + b"x" * (2 << 20))
+    assert (refused.status_code, refused.json()["error"]["code"]) == (413, "invalid")
+
+
+def test_rest_names_only_what_is_wrong_with_a_volume(yard: MemoryYard) -> None:
+    refused = api(yard, "POST", "/groups", json={"name": "x", "volumes": [{"size": -1}]})
+    assert refused.json()["error"]["message"].startswith("volumes.0.size: a volume of -1 bytes is not allowed")
+    assert ";" not in refused.text
+    none = api(yard, "POST", "/groups", json={"name": "x", "volumes": []})
+    assert none.json()["error"]["message"] == "volumes: a group of 0 volumes is not allowed: 1 to 256"
 
 
 def test_rest_tells_made_from_found(yard: MemoryYard, cli: Command) -> None:

@@ -16,6 +16,8 @@ from tests.product import BLOCKYARD, Product, wait_gone
 
 pytestmark = pytest.mark.slow
 
+ESTABLISHED = "01"  # in /proc/net/tcp, proc(5)
+
 
 @pytest.fixture(scope="module")
 def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
@@ -29,11 +31,17 @@ def command(product: Product, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([BLOCKYARD, *words], env=environment, capture_output=True, text=True, timeout=30)
 
 
-def sockets_of(pid: int) -> int:
-    found = 0
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        found += os.readlink(entry).startswith("socket:")
-    return found
+def holds(pid: int, inode: str) -> bool:
+    return any(os.readlink(entry) == f"socket:[{inode}]" for entry in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def socket_to(peer: tuple[str, int]) -> str:
+    """The inode of this machine's socket whose other end is ``peer``."""
+    for row in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = row.split()
+        if int(fields[2].partition(":")[2], 16) == peer[1] and fields[3] == ESTABLISHED:
+            return fields[9]
+    raise AssertionError(f"no connection to {peer}")
 
 
 def test_a_store_outlives_its_daemon_and_is_whole(product: Product) -> None:
@@ -84,10 +92,10 @@ def test_a_killed_daemon_takes_its_workers_along_and_the_next_one_serves(product
 
 def test_the_daemon_keeps_no_copy_of_a_connection_that_it_handed_over(product: Product) -> None:
     iqn = product.create_group("handed-over", 1 << 20)
-    before = sockets_of(product.daemon)
     with Initiator(product.address, iqn) as initiator:
         initiator.login()
-        assert sockets_of(product.daemon) == before
+        inode = socket_to(initiator.sock.getsockname())
+        assert [holds(pid, inode) for pid in (product.daemon, *product.workers())] == [False, True]
         assert product.cli("session", "ls")[0]["target"] == iqn
         code = command(product, "group", "rm", "handed-over").returncode
         assert code == 6

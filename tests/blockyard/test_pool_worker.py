@@ -8,6 +8,7 @@ import socket
 import pytest
 
 from blockyard.daemon import backoff as backoff_module
+from blockyard.daemon import pool_worker
 from blockyard.daemon.backoff import CALM, LONGEST, Backoff
 from blockyard.daemon.directory import YardDirectory
 from blockyard.daemon.pool_worker import PoolWorker
@@ -59,6 +60,22 @@ def test_a_dead_worker_is_started_again_and_its_groups_are_there() -> None:
             await until(yard.pool, PoolState.SERVING)
             assert (yard.worker.starts, yard.pool.restarts) == (2, 1)
             assert list(yard.pool.groups) == ["db"]
+
+    run(scenario())
+
+
+def test_a_worker_that_hangs_is_killed_and_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_worker, "ASK_SECONDS", 0.01)
+    monkeypatch.setattr(pool_worker, "SILENCE_SECONDS", 0.01)
+
+    async def scenario() -> None:
+        async with MemoryYard() as yard:
+            await make_group(yard)
+            yard.worker.hung = True
+            await until(yard.pool, PoolState.RESTARTING)
+            await until(yard.pool, PoolState.SERVING)
+            assert (yard.worker.starts, list(yard.pool.groups)) == (2, ["db"])
+            monkeypatch.undo()
 
     run(scenario())
 

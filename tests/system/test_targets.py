@@ -200,3 +200,12 @@ def test_rollback_under_a_session_needs_force_and_ends_the_session(product: Prod
         assert bytes(session.good(read10(0, 8), data_in=4096).data_in) == b"old." * 1024
     names = [snapshot["name"] for snapshot in product.cli("snapshot", "ls", "here")]
     assert any(name.startswith("before-rollback-") for name in names)
+
+
+def test_the_advertised_address_is_named_in_every_kind_of_session(tmp_path: Path) -> None:
+    with Product(tmp_path, "--advertise", "192.0.2.7:3260") as product:
+        iqn = product.create_group("here", MIB)
+        with Initiator(product.address, None) as session:
+            assert ("TargetAddress", "192.0.2.7:3260,1") in session.login().send_targets()
+        with log_in(product, iqn) as session:
+            assert session.send_targets("") == [("TargetName", iqn), ("TargetAddress", "192.0.2.7:3260,1")]

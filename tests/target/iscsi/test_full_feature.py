@@ -178,6 +178,18 @@ def manage(initiator: Initiator, **fields: Any) -> Any:
     return initiator.event()
 
 
+def test_immediate_task_management_that_waits_is_bounded() -> None:
+    initiator = logged_in(settings=Settings(max_immediate_commands=2))
+    for _ in range(3):
+        initiator.send(TaskManagementRequest(immediate=True, function=2, cmd_sn=1))
+    expect_reject(initiator, RejectReason.IMMEDIATE_COMMAND_REJECT)
+    for event in tuple(initiator.connection.events):
+        assert isinstance(event, TaskManagement)
+        initiator.connection.respond_task_management(event, FunctionResponse.COMPLETE)
+    initiator.send(TaskManagementRequest(immediate=True, function=2, cmd_sn=1))
+    assert len(initiator.connection.events) == 3
+
+
 def test_task_management_is_an_event_and_its_answer_has_no_data() -> None:
     initiator = logged_in()
     event = manage(initiator, function=5, lun=3 << 48)

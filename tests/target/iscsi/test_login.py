@@ -120,7 +120,9 @@ def test_the_first_request_says_whose_login_it_is() -> None:
     initiator.login_answer()
     initiator.login_request(isid=bytes(6), initiator_task_tag=9)
     assert initiator.connection.failed is None
-    assert [event for event in initiator.connection.events if isinstance(event, SessionRequested)]
+    response, _ = initiator.establish()
+    assert response.transit
+    assert response.initiator_task_tag == 9
 
 
 @pytest.mark.parametrize("fields", [{"cid": 9}, {"tsih": 1}])

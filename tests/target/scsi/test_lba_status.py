@@ -58,3 +58,13 @@ def test_only_as_many_descriptors_come_as_there_is_room_for(yard: Yard) -> None:
 def test_a_starting_block_beyond_the_end_is_out_of_range(yard: Yard, lba: int) -> None:
     result = yard.send(cdb.GetLbaStatus(lba=lba, allocation_length=24))
     assert ending(result) is sense.LOGICAL_BLOCK_ADDRESS_OUT_OF_RANGE
+
+
+def test_volume_removed_under_a_waiting_command_is_no_unit_any_more(yard: Yard) -> None:
+    task = yard.task(cdb.GetLbaStatus(allocation_length=4096))
+    assert yard.server.admit(task) == 0
+    yard.group.remove_volume(0)
+    yard.runner.settle()
+    result = yard.execute(task)
+    assert result is not None
+    assert ending(result) is sense.LOGICAL_UNIT_NOT_SUPPORTED
