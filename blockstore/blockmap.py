@@ -379,15 +379,14 @@ class BlockMap:
 
     # ------------------------------------------------------------------------------------------------ the image
 
-    def switch(self, nodes: Nodes) -> list[int]:
+    def switch(self, nodes: Nodes) -> npt.NDArray[np.uint32]:
         """Begin an image: the ids that it must save. Until saved, a change copies the node aside first."""
         states = np.frombuffer(nodes.state, np.uint8)
-        ids = np.array(nodes.dirty, np.uint32)
+        ids: npt.NDArray[np.uint32] = np.array(nodes.dirty, np.uint32)
         ids = ids[states[ids] == DIRTY]
         states[ids] = TO_SAVE
         nodes.dirty = array("I")
-        saved: list[int] = ids.tolist()
-        return saved
+        return ids
 
     def forget_dirty(self) -> None:
         """Everything was saved at once (recovery)."""
