@@ -99,12 +99,14 @@ def volume_model(group: api.Group, record: api.VolumeRecord, usage: api.GroupUsa
     )
 
 
-def snapshot_model(record: api.SnapshotRecord) -> Snapshot:
+def snapshot_model(record: api.SnapshotRecord, *, mapped: int | None = None, exclusive: int | None = None) -> Snapshot:
     return Snapshot(
         name=record.name,
         uuid=record.uuid,
         created=record.created,
         volumes=tuple(SnapshotVolume(lun=each.lun, name=each.name, size=each.size) for each in record.volumes),
+        mapped=mapped,
+        exclusive=exclusive,
     )
 
 
