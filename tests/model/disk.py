@@ -159,15 +159,16 @@ class Crashes:
         return {entry for node, _, entries in image.nodes if node in roots for entry in entries}
 
     def replayable(self, s: State, block: int) -> bool:
-        """Whether an image that recovery may load, or a batch that it may replay, names ``block``."""
+        """Whether an image that recovery may load, or a batch that it may replay behind one, names ``block``."""
+        stored = {self._batches.items[at]: at for file in s.files for at in (*file.medium, *file.cache) if at}
         for number in s.meta[:2]:
             image: Image = self._maps.images.items[number]
             if any(entry[0] == block for entry in self._entries(image)):
                 return True
-            for file in s.files:
-                for at in {*file.medium, *file.cache} - {0}:
-                    batch: Batch = self._batches.items[at]
-                    if batch.epoch in (image.epoch, image.epoch + 1) and batch.seq >= image.next_seq:
-                        if any(record[0] == "WRITE" and record[3] == block for record in batch.records):
-                            return True
+            ends = {image.seed}
+            for batch in sorted(stored, key=lambda batch: batch.seq):
+                if batch.epoch in (image.epoch, image.epoch + 1) and batch.prev in ends:
+                    ends.add(stored[batch])
+                    if any(record[0] == "WRITE" and record[3] == block for record in batch.records):
+                        return True
         return False

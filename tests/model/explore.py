@@ -9,10 +9,9 @@ from typing import Any
 
 from tests.model import durability, recovering, rules, sweeping, writing
 from tests.model.disk import Crashes
-from tests.model.maps import CLEAN, FREE, Image, Maps, World
+from tests.model.maps import Image, Maps
 from tests.model.state import (
     APPENDED,
-    MODES,
     SERVING,
     STOPPED,
     UNDECIDED,
@@ -22,6 +21,7 @@ from tests.model.state import (
     Meta,
     Scope,
     State,
+    bits,
 )
 
 Label = Any
@@ -34,7 +34,7 @@ class Model:
     """The store's rules, or all of them but ``broken``, within ``scope``."""
 
     def __init__(self, scope: Scope, broken: str = "") -> None:
-        assert not broken or broken in rules.SENTENCES, f"no such rule: {broken}"
+        assert not broken or broken in {**rules.SENTENCES, **rules.BACKED_UP}, f"no such rule: {broken}"
         self.scope = scope
         self.broken = broken
         self.volumes = tuple(range(1, scope.volumes + 1))
@@ -42,7 +42,6 @@ class Model:
         self.maps = Maps(scope, broken)
         self.batches = Interned()
         self.crashes = Crashes(self.maps, self.batches)
-        self._bad: dict[tuple[int, tuple[int, ...], int], str | None] = {}
 
     def start(self) -> State:
         """A pool just created, with empty volumes, that serves."""
@@ -54,12 +53,6 @@ class Model:
         none = (None,) * 6
         state = State(blank, blank, 0, files, Meta(image, image), 0, SERVING, 0, *none, 0, False, (), 0, scope.budget())
         return recovering.serving(self, state)
-
-    def after(self, world: int, records: tuple[Any, ...]) -> int:
-        """What the maps hold after a batch."""
-        applied = self.maps.apply(world, records)
-        assert applied is not None
-        return self.maps.look(applied[0])[0]
 
     def steps(self, s: State) -> Steps:
         out: Steps = []
@@ -106,11 +99,14 @@ class Model:
         """What is wrong with a state: maps that hold something else than the oracle, or name damaged blocks."""
         if s.mode not in (SERVING, STOPPED):
             return None
-        contents, entries = self.maps.look(s.world)
+        contents, entries, blocks = self.maps.look(s.world)
         cache = s.cache
         for block, value in entries:
             if cache[block] != value:
                 return f"a read of block {block} finds value {cache[block]}, its checksum is of {value}"
+        room = s.room
+        if blocks & (room.free | room.pending | room.sealed):
+            return f"of the referenced blocks {bits(blocks)} some are free, or will be: {room}"
         expected = s.history[-2:] if s.write and s.write.stage == UNDECIDED else s.history[-1:]
         if contents not in expected and (not s.write or s.write.stage == UNDECIDED):
             seen, allowed = (self.maps.contents.items[number] for number in (contents, expected[-1]))
@@ -127,6 +123,7 @@ class Outcome:
     states: int
     steps: int
     problem: str | None = None
+    complete: bool = False
     trace: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -135,7 +132,8 @@ class Outcome:
 
 
 def explore(model: Model, limit: int = 10_000_000) -> Outcome:
-    """All states, or the first wrong one. Nothing here is garbage: without its collector it takes half the time."""
+    """All states, or as many as ``limit`` says, or the first wrong one. Nothing here is garbage: without looking for it
+    this takes half the time."""
     gc.disable()
     try:
         return _explore(model, limit)
@@ -148,21 +146,20 @@ def _explore(model: Model, limit: int) -> Outcome:
     parents: dict[State, tuple[State, Label] | None] = {start: None}
     queue = deque([start])
     steps = 0
-    while queue:
+    while queue and len(parents) < limit:
         s = queue.popleft()
         for label, t in model.steps(s):
             steps += 1
             if isinstance(t, str):
-                return Outcome(len(parents), steps, t, trace(model, parents, s, label))
+                return Outcome(len(parents), steps, t, trace=trace(model, parents, s, label))
             if t in parents:
                 continue
             parents[t] = s, label
             wrong = model.problem(t)
             if wrong is not None:
-                return Outcome(len(parents), steps, wrong, trace(model, parents, s, label))
+                return Outcome(len(parents), steps, wrong, trace=trace(model, parents, s, label))
             queue.append(t)
-        assert len(parents) < limit, f"more than {limit} states"
-    return Outcome(len(parents), steps)
+    return Outcome(len(parents), steps, complete=not queue)
 
 
 def trace(model: Model, parents: dict[State, tuple[State, Label] | None], s: State, last: Label) -> list[str]:

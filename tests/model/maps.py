@@ -59,26 +59,46 @@ class Maps:
         self.images = Interned()
         self.contents = Interned()
         self._applied: dict[tuple[int, tuple[Record, ...]], tuple[int, tuple[Row, ...]] | None] = {}
-        self._looks: dict[int, tuple[int, tuple[Entry, ...]]] = {}
+        self._looks: dict[int, tuple[int, tuple[Entry, ...], int]] = {}
+        self._expected: dict[tuple[int, tuple[Record, ...]], int] = {}
         self._switched: dict[int, tuple[int, int]] = {}
         self._copied: dict[int, tuple[int, Row | None]] = {}
         self._loaded: dict[int, int] = {}
 
     # ------------------------------------------------------------------------------------------------ look-up
 
-    def look(self, number: int) -> tuple[int, tuple[Entry, ...]]:
-        """(what all maps hold, as a number; every entry that a map references)."""
+    def look(self, number: int) -> tuple[int, tuple[Entry, ...], int]:
+        """(what all maps hold, as a number; every entry that a map references; their blocks as bits)."""
         found = self._looks.get(number)
         if found is None:
             world: World = self.worlds.items[number]
             rows = {map_: self._entries(world, leaf) for map_, _, leaf in world.maps}
             values = tuple((map_, tuple(value for _, value in row)) for map_, row in rows.items())
             entries = tuple(sorted({entry for row in rows.values() for entry in row if entry[0]}))
-            found = self._looks[number] = self.contents(values), entries
+            blocks = sum({1 << block for block, _ in entries})
+            found = self._looks[number] = self.contents(values), entries, blocks
         return found
 
     def _entries(self, world: World, leaf: int) -> tuple[Entry, ...]:
         return world.leaves[leaf - 1][2] if leaf else self._empty
+
+    def expect(self, contents: int, records: tuple[Record, ...]) -> int:
+        """What all maps are to hold after a batch, told without leaves or generations: the oracle's own arithmetic."""
+        key = contents, records
+        if key not in self._expected:
+            values = dict(self.contents.items[contents])
+            for record in records:
+                match record:
+                    case ("WRITE", number, grain, _, value):
+                        values[number] = (*values[number][:grain], value, *values[number][grain + 1 :])
+                    case ("TRIM", number, grain):
+                        values[number] = (*values[number][:grain], 0, *values[number][grain + 1 :])
+                    case ("SNAP" | "ROLLBACK", number, source):
+                        values[number] = values[source]
+                    case ("DELETE", number):
+                        del values[number]
+            self._expected[key] = self.contents(tuple(sorted(values.items())))
+        return self._expected[key]
 
     # ------------------------------------------------------------------------------------------------ changes
 
@@ -111,9 +131,7 @@ class Maps:
             case ("ROLLBACK", number, source):
                 generation = world.generation + 1
                 leaf = next(one[2] for one in world.maps if one[0] == source)
-                maps = (
-                    (one[0], generation, leaf) if one[0] in (number, source) else one for one in world.maps
-                )
+                maps = ((one[0], generation, leaf) if one[0] in (number, source) else one for one in world.maps)
                 return world._replace(generation=generation, maps=tuple(maps))
         raise AssertionError(record)
 
@@ -178,13 +196,11 @@ class Maps:
 
     def retire(self, number: int, nodes: int) -> tuple[int, tuple[Row, ...]]:
         """Nothing references these leaves: (world afterwards, those copied aside for the image being made)."""
-        if self._broken == rules.IDS_REUSED_NOW:
-            return self.set_state(number, nodes, FREE), ()
         leaves = self.worlds.items[number].leaves
         aside = tuple(
             (i, leaf[1], leaf[2]) for i, leaf in enumerate(leaves, 1) if nodes >> i & 1 and leaf[0] == TO_SAVE
         )
-        return self.set_state(number, nodes, RETIRED), aside
+        return self.set_state(number, nodes, FREE if self._broken == rules.IDS_REUSED_NOW else RETIRED), aside
 
     def unreachable(self, number: int) -> int:
         """Leaves in use that no map references, as bits."""

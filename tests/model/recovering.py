@@ -1,4 +1,4 @@
-"""Crashes, and recovery (``blockstore/recovery.py``, ``device.HostDirectory.settle_database``) in the order of its steps.
+"""Crashes, and recovery (``blockstore/recovery.py``, ``HostDirectory.settle_database``) in the order of its steps.
 
 Between any two of them the process may be killed or the power cut again. ``replay`` is a pure function of the disk.
 """
@@ -21,7 +21,6 @@ from tests.model.state import (
     SAVED,
     SERVING,
     SETTLED,
-    STOPPED,
     SYNCED,
     JournalFile,
     Log,
@@ -108,23 +107,20 @@ def _replay(m: Model, s: State, out: Steps) -> None:
     if isinstance(found, str):
         out.append(("recovery replays", found))
         return
-    cache, dirty = list(s.cache), s.dirty
-    for block in found.rescued:
-        if m.broken != rules.NOT_REWRITTEN:
-            dirty |= 1 << block
+    rescued = sum({1 << block for block in found.rescued}) if m.broken != rules.NOT_REWRITTEN else 0
     problem = _compare(m, s, found.world)
     if problem:
         out.append(("recovery replays", problem))
         return
     image = _own_image(m, s, found)
     files = (JournalFile(), JournalFile()) if m.broken == rules.JOURNAL_WIPED else s.files
-    replayed = s._replace(mode=REPLAYED, cache=tuple(cache), dirty=dirty, files=files, saver=Saver(0, image))
+    replayed = s._replace(mode=REPLAYED, dirty=s.dirty | rescued, files=files, saver=Saver(0, image))
     out.append((("recovery replays", found.batches, "batches"), replayed))
 
 
 def _compare(m: Model, s: State, world: int) -> str | None:
     """The oracle: what was found must be a state that the crash may leave, and every block of it must be whole."""
-    contents, entries = m.maps.look(world)
+    contents, entries, _ = m.maps.look(world)
     if contents not in s.history[s.must :]:
         allowed = [m.maps.contents.items[number] for number in s.history[s.must :]]
         return f"recovered {m.maps.contents.items[contents]}, allowed are {allowed}"
@@ -137,8 +133,10 @@ def _own_image(m: Model, s: State, found: Replay) -> int:
     old: Image = m.maps.images.items[s.meta.cache]
     world: World = m.maps.worlds.items[found.world]
     epoch, seed = old.epoch + 2, -1 - sum(s.budget[KILLS : CUTS + 1])
-    if m.broken == rules.NEXT_EPOCH:
-        epoch, seed = old.epoch + 1, found.chain
+    if m.broken in (rules.NEXT_EPOCH, rules.EPOCH_ALONE):
+        epoch -= 1
+    if m.broken in (rules.NEXT_EPOCH, rules.SEED_ALONE):
+        seed = found.chain
     superblock = epoch, seed, found.next_seq, world.generation, world.next_map, found.high
     return m.maps.images(Image(*superblock, s.boot, world.maps, m.maps.rows(found.world)))
 
@@ -228,7 +226,7 @@ def _chain(
                 break
             if batch.seq < next_seq:
                 continue
-            if batch.seq != next_seq or batch.prev != chain:
+            if batch.seq != next_seq or (batch.prev != chain and m.broken != rules.CHAIN_UNCHECKED):
                 return
             yield number, batch
             next_seq, chain = batch.seq + 1, number
@@ -259,7 +257,3 @@ def _data_is_whole(m: Model, s: State, batch: Batch, same_boot: bool, rescued: l
             if s.cache[record[3]] == record[4]:
                 rescued.append(record[3])
     return True
-
-
-def stopped_or_serving(s: State) -> bool:
-    return s.mode in (SERVING, STOPPED)

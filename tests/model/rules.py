@@ -47,6 +47,11 @@ HIGH_WATER_OLD = "high_water without the replayed records"
 JOURNAL_WIPED = "journals wiped before recovery's commit"
 SERVE_EARLY = "serving before recovery's commit is durable"
 
+EPOCH_ALONE = "epoch + 1 after recovery, with a new seed"
+SEED_ALONE = "the old chain after recovery, with epoch + 2"
+CHAIN_UNCHECKED = "prev_crc not looked at"
+JOURNAL_FIRST = "journal synced before data, flush answered behind both"
+
 SENTENCES = {
     ACK_FIRST: "No ack before step 3.",
     SWITCH_BEFORE_APPLY: "Switch only at a tick boundary: every appended batch is applied.",
@@ -72,7 +77,7 @@ SENTENCES = {
     SWEEP_IN_BATCH: "Candidates are minus blocks allocated but not yet applied.",
     SWEEP_WALKS_MAPS: "A reference never moves from a place that is still to be read to one that was.",
     SWEEP_LIVE_ONLY: "Marks every node reachable from every root.",
-    IDS_REUSED_NOW: "Node ids are reused by the same rule.",
+    IDS_REUSED_NOW: "A node id becomes allocatable only when a checkpoint whose switch came after ... has committed.",
     SOURCE_NOT_AGED: "Snapshot, clone and rollback store the generation in every volume whose nodes they share.",
     GENERATION_LOST: "Snapshot, clone and rollback bump the generation (persisted).",
     REPLAY_LATE: "Replay batches with epoch >= ckpt_epoch in seq order.",
@@ -90,3 +95,11 @@ SENTENCES = {
     JOURNAL_WIPED: "Journals are not touched before it commits.",
     SERVE_EARLY: "It commits; then serve.",
 }
+
+BACKED_UP = {
+    EPOCH_ALONE: "no batch has the new seed as prev_crc",
+    SEED_ALONE: "no batch has the new epoch",
+    CHAIN_UNCHECKED: "epoch and seq say the same as long as no epoch is used twice",
+    JOURNAL_FIRST: "replay checks the data of every batch above synced_seq",
+}
+"""Rules that no breach of them alone was seen to need, and what stands behind each: two together do lose data."""

@@ -60,4 +60,3 @@ def sweep_on(m: Model, s: State, out: Steps) -> None:
     gone = s.gone if m.broken == rules.IDS_REUSED_NOW else s.gone | sweep.lost
     ended = s._replace(room=room, world=world_now, saver=saver, sweep=None, gone=gone)
     out.append((("the sweep ends; blocks found", found), ended))
-

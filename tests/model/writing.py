@@ -1,4 +1,4 @@
-"""The batch (``blockstore/writer.py``) and control operations (``pool.EnginePool.control``): write, append, apply, answer.
+"""The batch (``blockstore/writer.py``) and control operations (``pool.EnginePool.control``): write to answer.
 
 One write or one control operation is one batch. The steps of a batch are one callback of the loop, so that only helper
 threads and crashes come between them; a broken rule may let others in.
@@ -106,7 +106,7 @@ def _write_data(m: Model, s: State, out: Steps) -> None:
     """``BatchWriter._write_data``: permits were read, blocks are taken."""
     record = s.write.records[0]
     block, value = record[3], record[4]
-    if m.crashes.replayable(s, block) or any(entry[0] == block for entry in m.maps.look(s.world)[1]):
+    if m.crashes.replayable(s, block) or m.maps.look(s.world)[2] >> block & 1:
         out.append((("allocate block", block), f"block {block} is live, or recovery may need it, and is written again"))
         return
     written = s._replace(
@@ -116,7 +116,7 @@ def _write_data(m: Model, s: State, out: Steps) -> None:
         write=Write(WRITTEN, s.write.records),
     )
     if m.broken == rules.ACK_FIRST:
-        history = (*s.history, m.after(s.world, s.write.records))
+        history = (*s.history, m.maps.expect(s.history[-1], s.write.records))
         acknowledged = written._replace(history=history, must=len(history) - 1)
         written = acknowledged._replace(write=Write(WRITTEN, s.write.records, told=True))
     out.append((("write data of", *record), written))
@@ -142,13 +142,10 @@ def _append_batch(m: Model, s: State, out: Steps) -> None:
         first = _append(m, s, records[:1])
         out.append((("append", *records[0]), first._replace(write=Write(WRITTEN, records[1:], told=True))))
         return
-    history = s.history if told and m.broken != rules.SNAPSHOT_IN_TWO else (*s.history, m.after(s.world, records))
+    appended = _append(m, s, records)
     if m.broken == rules.SNAPSHOT_IN_TWO and told:
-        records = (("SNAP", records[0][1] - 1, m.volumes[0]), *records)
-        history = (*s.history, m.after(s.world, records))
-        appended = _append(m, s, records[1:])
-    else:
-        appended = _append(m, s, records)
+        records, told = (("SNAP", records[0][1] - 1, m.volumes[0]), *records), False
+    history = s.history if told else (*s.history, m.maps.expect(s.history[-1], records))
     out.append((("append", *records), appended._replace(write=Write(APPENDED, records), history=history)))
     if s.budget[LOST_APPENDS]:
         stopped = {"mode": STOPPED, "latch": True, "history": history, "write": Write(UNDECIDED, ())}
@@ -168,7 +165,7 @@ def _apply(m: Model, s: State, out: Steps) -> None:
 
 
 def answer_undecided(m: Model, s: State, out: Steps) -> None:
-    """``EnginePool.barrier``, ``EngineVolume._settle``: what waits for the batch, or reads its grains, gets Undecided."""
+    """``EnginePool.barrier``, ``EngineVolume._settle``: who waits for the batch, or reads its data, gets Undecided."""
     if s.write and s.write.stage == UNDECIDED and m.broken in (rules.ABORT_SURE, rules.READ_UNDECIDED):
         who = "the abort is answered" if m.broken == rules.ABORT_SURE else "a read returns the old data"
         out.append((who, s._replace(history=s.history[:-1], write=None)))
