@@ -43,7 +43,7 @@ from blockstore.group import GroupTable, Plan, StoreGroup, widen
 from blockstore.housekeeping import Housekeeper, new_future, resolve
 from blockstore.journal import Journal
 from blockstore.layout import UNIT_SHIFT, pack_edit
-from blockstore.records import Delete, Edit, Put
+from blockstore.records import Delete, Edit, Put, RollbackMap
 from blockstore.recovery import Replay, finish, open_files, replay, sync_before_reading
 from blockstore.runner import CountingRunner
 from blockstore.saver import Checkpointer
@@ -406,6 +406,11 @@ class EnginePool:
         try:
             self._journal.append(records)
         except OSError as error:
+            rolled_back = {edit.map for edit in edits if isinstance(edit, RollbackMap)}
+            volumes = [volume for group in self.groups.values() for volume in group.volumes.values()]
+            self.writer.leave_verb_undecided(
+                volume for volume in volumes if isinstance(volume, EngineVolume) and volume.map.number in rolled_back
+            )
             self._fail_stop(f"journal append failed: {error}")
             raise Undecided(f"journal append failed: {error}") from error
         for edit in edits:

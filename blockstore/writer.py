@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from blockstore.allocator import Run
@@ -23,6 +23,7 @@ from blockstore.api import (
     Permit,
     Revoked,
     Runner,
+    StandingPermit,
     StoreError,
     Undecided,
 )
@@ -79,11 +80,21 @@ class BatchWriter:
         self.refusal: StoreError | None = None  # why nothing may join any more
         self._held: deque[list[Done]] = deque()  # committed; their acknowledgements are delayed
         self._undecided: list[Member] = []  # their append failed: their grains are neither old nor new
+        self._undecided_verb = False  # a verb's append failed: it is neither done nor not done
         self.writes = self.write_bytes = self.trims = self.batches = self.delayed = 0
 
     @property
     def undecided(self) -> bool:
-        return bool(self._undecided)
+        return self._undecided_verb or bool(self._undecided)
+
+    def leave_verb_undecided(self, changed: Iterable[EngineVolume]) -> None:
+        """The append of a verb failed. Every grain of the volumes whose content it would have changed is neither old
+        nor new."""
+        self._undecided_verb = True
+        for volume in changed:
+            grains = volume.size >> UNIT_SHIFT
+            self._undecided.append((volume, 0, grains, None, 0, StandingPermit(), lambda error: None, False))
+            volume.index_pending(0, grains)
 
     def join(self, member: Member) -> None:
         """Take part in this tick's batch. The volume has put the grains into its pending index."""

@@ -188,6 +188,27 @@ def test_a_failed_append_of_a_verb_is_undecided(disk: FakeDisk) -> None:
     assert "s" not in group.snapshots
 
 
+def test_after_an_undecided_rollback_nothing_is_promised_and_nothing_old_is_read(disk: FakeDisk) -> None:
+    """The model's finding: the barrier said yes, and reads went on with what the restart may roll back."""
+    driver = open_disk(disk)
+    group = driver.group(size=MIB)
+    volume = group.volumes[0]
+    driver.write(volume, 0, pattern(1))
+    driver.wait(group.snapshot("s"))
+    driver.write(volume, 0, pattern(2))
+    disk.faults["write-after", f"journal.{driver.engine._journal.epoch & 1}"] = [errno.EIO]
+    barrier = Answer()
+    with pytest.raises(Undecided):
+        driver.wait(group.rollback("s"))
+    driver.pool.barrier(barrier)
+    driver.runner.settle()
+    assert isinstance(barrier.error, Undecided)
+    with pytest.raises(Undecided):
+        driver.read(volume, 0, GRAIN)
+    driver = restart(disk)
+    assert driver.read(driver.pool.groups["db"].volumes[0], 0, GRAIN) == pattern(1)
+
+
 @pytest.mark.parametrize(("number", "error"), [(errno.EIO, MediumError), (errno.ENOSPC, OutOfSpace)])
 def test_a_failed_data_write_changes_nothing_and_the_pool_goes_on(
     disk: FakeDisk, number: int, error: type[Exception]
