@@ -58,6 +58,9 @@ class Ranges:
     def __len__(self) -> int:
         return len(self.offsets)
 
+    def __getitem__(self, which: slice) -> Ranges:
+        return Ranges(self.offsets[which], self.lengths[which], self.zero[which])
+
 
 def changes(blockmap: BlockMap, old: Map | None, new: Map) -> Iterator[Changes]:
     """Where ``new`` differs from ``old`` (None: from nothing). Each step looks at a bounded number of leaves and

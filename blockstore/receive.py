@@ -77,7 +77,10 @@ class Receiver:
         self.complete = False
 
     def close(self) -> None:
-        """Another stream may be received for the group. What was staged stays."""
+        """Another stream may be received for the group. What was staged stays, and nothing that is still under way
+        here writes to it any more."""
+        for volume in self._volumes.values():
+            volume.detach()
         self._pool.catalog.receiving.discard(self._name)
         if self._hold is not None:
             self._hold.release()
