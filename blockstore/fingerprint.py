@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -90,11 +91,8 @@ class Verifier:
         one = pool.blockmap.maps[snapshot.maps[lun]]
         for number, some in enumerate(batches(changes(pool.blockmap, None, one)), 1):
             if some is not None:
-                packed: bytes = yield in_thread(
-                    pool.runner,
-                    lambda some=some: _hashed_bytes(pool.data, some, what),  # type: ignore[misc]
-                )
-                yield in_thread(pool.runner, lambda packed=packed: hashed.update(packed))  # type: ignore[misc]
+                packed: bytes = yield in_thread(pool.runner, partial(_hashed_bytes, pool.data, some, what))
+                yield in_thread(pool.runner, partial(hashed.update, packed))
                 self._done += len(some.grains) << UNIT_SHIFT
                 self._progress(self._done, self._total)
             elif number % _STEPS_PER_SLICE == 0:

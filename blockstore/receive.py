@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from uuid import uuid4
 
 from blockstore.api import (
@@ -28,27 +29,14 @@ from blockstore.api import (
     VolumeRecord,
 )
 from blockstore.catalog import Catalog, GroupEntry, SnapshotEntry
+from blockstore.export_diff import Begin, Data, End, RbdRecord, Zero, parse_rbd
 from blockstore.group import OpenVolume, Plan
 from blockstore.hold import Hold
 from blockstore.pool import EnginePool
 from blockstore.records import CloneMap, CreateMap, DeleteMap, Edit, ResizeMap, RollbackMap
 from blockstore.staging import Staged, find_staged, require_staged
 from blockstore.steps import Steps, answered, in_thread, run
-from blockstore.stream import (
-    START,
-    Begin,
-    Data,
-    End,
-    Head,
-    Piece,
-    Position,
-    RbdRecord,
-    StreamDecoder,
-    Tail,
-    Zero,
-    parse_rbd,
-    unpack,
-)
+from blockstore.stream import START, Head, Piece, Position, StreamDecoder, Tail, unpack
 
 _SAVE_EVERY = 64 << 20  # bytes between two notes of the position: what a kill makes to be sent again, at most
 _PERMIT = StandingPermit()
@@ -97,10 +85,10 @@ class Receiver:
     def feed(self, data: Buffer) -> Future[None]:
         """Take the next bytes of the stream; answered when they are dealt with, so that whoever feeds is held back.
         After an error nothing more may be fed. Raises Corrupt, and what the pool refuses."""
-        self._decoder.feed(data)
-        return run(self._take())
+        return run(self._take(data))
 
-    def _take(self) -> Steps[None]:
+    def _take(self, data: Buffer) -> Steps[None]:
+        self._decoder.feed(data)
         while (value := self._decoder.next()) is not None:
             match value:
                 case Head():
@@ -206,9 +194,9 @@ class Receiver:
             self._follow(piece, record)
             volume = self._volumes[piece.lun]
             if isinstance(record, Data):
-                yield answered(lambda done: volume.write(record.offset, record.data, _PERMIT, done))  # noqa: B023
+                yield answered(partial(volume.write, record.offset, record.data, _PERMIT))
             elif isinstance(record, Zero):
-                yield answered(lambda done: volume.discard(record.offset, record.length, _PERMIT, done))  # noqa: B023
+                yield answered(partial(volume.discard, record.offset, record.length, _PERMIT))
         staged = self.staged
         reached = Position(piece.lun, piece.position)
         if reached < staged.position:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -17,26 +18,13 @@ from blockstore.api import Closed, Invalid, NotFound, SnapshotRecord, StoreError
 from blockstore.blockmap import Map
 from blockstore.device import File
 from blockstore.diff import Changes, changes, ranges_of
+from blockstore.export_diff import RBD_END, Begin, pack_begin, pack_data, pack_zero
 from blockstore.hold import Hold
 from blockstore.layout import UNIT_SHIFT
 from blockstore.pool import EnginePool
 from blockstore.reading import concatenate, read_grains, select
 from blockstore.steps import Steps, in_thread, pause, run
-from blockstore.stream import (
-    RBD_END,
-    START,
-    Begin,
-    Head,
-    Position,
-    Ref,
-    StreamEncoder,
-    StreamVolume,
-    pack,
-    pack_begin,
-    pack_data,
-    pack_zero,
-    parse_token,
-)
+from blockstore.stream import START, Head, Position, Ref, StreamEncoder, StreamVolume, pack, parse_token
 
 PIECE_GRAINS = 256  # grains of data in a piece: 1 MiB
 _PIECE_CHANGES = 1 << 15  # grains, unmapped ones included, that one piece looks at: bounds its zero records
@@ -101,7 +89,7 @@ class Sender:
             return self._encoder.head(self.head)
         for number, job in enumerate(self._jobs, 1):
             if job is not None:
-                content, frame = yield in_thread(self._pool.runner, lambda job=job: _pack_job(job))  # type: ignore[misc]
+                content, frame = yield in_thread(self._pool.runner, partial(_pack_job, job))
                 return self._encoder.piece(job.lun, job.position, frame, content)
             if number % _STEPS_PER_SLICE == 0:
                 yield pause(self._pool.runner)
@@ -160,7 +148,7 @@ class Sender:
             # Against nothing, where the volume is new: then the record names no snapshot to start from.
             known = self._base is not None and volume.lun in self._base.snapshot.maps
             begin = pack_begin(Begin(base if known else None, self.head.to.name, volume.size))
-            yield _Job(volume.lun, first, lambda begin=begin: begin)  # type: ignore[misc]
+            yield _Job(volume.lun, first, partial(bytes, begin))
             yield from self._data_jobs(volume, first)
             yield _Job(volume.lun, volume.size, lambda: RBD_END)
 
@@ -172,7 +160,7 @@ class Sender:
                 yield None
             else:
                 position = (int(some.grains[-1]) + 1) << UNIT_SHIFT
-                yield _Job(volume.lun, position, lambda some=some: _records(self._pool.data, some, what))  # type: ignore[misc]
+                yield _Job(volume.lun, position, partial(_records, self._pool.data, some, what))
 
     def _maps(self, lun: int) -> tuple[Map | None, Map]:
         maps = self._pool.blockmap.maps

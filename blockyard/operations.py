@@ -194,7 +194,7 @@ class Operations:
         """A stream of everything makes ``group``, in ``pool`` if one is named; one of changes continues it."""
         group = names.group_name(group)
         async with self._naming:
-            into = await self._receiving_pool(group)
+            into = await self._owner_of_name(group) or await self._pool_receiving(group)
             if pool is not None and into not in (None, self._pool(pool)):
                 raise AlreadyExists(f"group {group}, or the beginning of it, is in pool {into and into.name}")
             taker = into or (self._pool(pool) if pool is not None else await self._roomiest())
@@ -293,11 +293,8 @@ class Operations:
             raise NotFound(f"no group is named {group}; `blockyard group ls` shows those that exist")
         return pool
 
-    async def _receiving_pool(self, group: str) -> PoolHandle | None:
-        """The pool that has ``group``, or the beginning of it."""
-        owner = await self._owner_of_name(group)
-        if owner is not None:
-            return owner
+    async def _pool_receiving(self, group: str) -> PoolHandle | None:
+        """The pool that has the beginning of a stream for ``group``."""
         for pool in self._pools.values():
             try:
                 await pool.call(calls.ShowReceive(group=group))
@@ -307,7 +304,8 @@ class Operations:
         return None
 
     async def _holder_of_receive(self, group: str) -> PoolHandle:
-        pool = await self._receiving_pool(group)
+        await self._wait_settled()
+        pool = await self._pool_receiving(group)
         if pool is None:
             raise NotFound(f"nothing is being received for group {group}")
         return pool

@@ -65,7 +65,10 @@ class Transfers:
 
     def adopt(self, pipe: int, sock: socket.socket) -> None:
         """The worker's end of a pipe; the call that uses it comes next."""
-        self._waiting[pipe] = sock
+        if self._closed:
+            sock.close()
+        else:
+            self._waiting[pipe] = sock
 
     async def close(self) -> None:
         """End everything, and wait for it. A receive notes how far it is."""
@@ -99,7 +102,7 @@ class Transfers:
     @asynccontextmanager
     async def _pipe(self, number: int) -> AsyncIterator[Pipe]:
         sock = self._waiting.pop(number, None)
-        if sock is None or self._closed:
+        if sock is None:
             raise Unavailable("the worker is ending")
         pipe = await open_pipe(number, sock)
         try:
@@ -279,8 +282,11 @@ async def _say_ranges(lun: int, ranges: Ranges, lines: Lines) -> None:
 async def _watch(future: Future[T], lines: Lines, progress: Callable[[], Progress]) -> T:
     """The result; while it is awaited, say how far it is. Raises ProductError."""
     waiting = asyncio.ensure_future(wait_for_store(future))
-    while not (await asyncio.wait({waiting}, timeout=_TELL_SECONDS))[0]:
-        await lines.say(progress=progress())
+    try:
+        while not (await asyncio.wait({waiting}, timeout=_TELL_SECONDS))[0]:
+            await lines.say(progress=progress())
+    finally:
+        waiting.cancel()  # of no effect once it is done
     return waiting.result()
 
 

@@ -9,11 +9,12 @@ import pytest
 import zstandard
 
 from blockstore.api import AlreadyExists, Closed, Corrupt, InUse, Invalid, MediumError, NewVolume, NotFound
+from blockstore.export_diff import RBD_BANNER
 from blockstore.layout import UNIT
 from blockstore.receive import Receiver, abort_receive
 from blockstore.send import Sender
 from blockstore.staging import find_staged
-from blockstore.stream import RBD_BANNER, Position, StreamDecoder, pack_token
+from blockstore.stream import Position, StreamDecoder, pack_token
 from tests.blockstore.streaming import block_of, content, fill, fingerprint, receive, send
 from tests.blockstore.support import GRAIN, MIB, Driver, Store, pattern
 
