@@ -73,10 +73,15 @@ async def upload(pool: Piped, make_call: Callable[[int], Call[R]], chunks: Async
     """Write ``chunks`` for the worker; the answer of the call."""
     pipe = await pool.open_pipe()
     call = asyncio.ensure_future(pool.call(make_call(pipe.number), seconds=None))
+    writing = asyncio.ensure_future(_write_all(pipe, chunks))
     try:
-        await _write_all(pipe, chunks)
+        # The answer may come before the end of the input: then nobody wants the rest.
+        await asyncio.wait({writing, call}, return_when=asyncio.FIRST_COMPLETED)
+        if not call.done():
+            await writing
         return await call
     finally:
+        writing.cancel()
         _end(pipe, call)
 
 
@@ -92,5 +97,5 @@ async def _write_all(pipe: Pipe, chunks: AsyncIterator[bytes]) -> None:
 
 def _end(pipe: Pipe, call: asyncio.Future[R]) -> None:
     pipe.close()
-    if not call.done():
-        call.cancel()
+    if not call.cancel() and not call.cancelled():
+        call.exception()  # nobody asks any more: it must not be reported as forgotten

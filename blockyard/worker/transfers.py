@@ -90,6 +90,10 @@ class Transfers:
             return await TRANSFERS[type(call)](self, call)
         except ConnectionError as error:
             raise Unavailable(f"the other end of the transfer is gone: {error}") from None
+        except asyncio.CancelledError:
+            if not self._closed:
+                raise
+            raise Unavailable("the pool's worker is ending: what a receive got is kept, go on in a moment") from None
         finally:
             self._tasks.discard(task)
 

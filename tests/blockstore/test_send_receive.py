@@ -209,6 +209,29 @@ def test_envelopes_that_are_lost_doubled_or_out_of_order_are_refused(store: Stor
     assert "copy" not in there.pool.groups
 
 
+def test_a_kill_in_the_commit_leaves_the_snapshot_whole_or_still_to_be_committed(store: Store, other: Store) -> None:
+    here = source(store)
+    stream = b"".join(send(here, "db", "b"))
+    expected = fingerprint(here, "db", "b").sha256
+    for ticks in range(4):
+        name, there = f"copy{ticks}", other.open()
+        receiver = Receiver(there.engine, name, iqn=f"iqn.2026-01.test:{name}")
+        there.wait(receiver.feed(stream))
+        if ticks:
+            there.wait(receiver.end())
+            receiver.commit()
+        for _ in range(ticks):
+            there.runner.tick()
+        there = other.reopen()
+        if name not in there.pool.groups:
+            staged = find_staged(there.engine.catalog, name)
+            assert staged is not None
+            receive(there, name, send(here, "db", "b", resume=staged.token))
+        assert fingerprint(there, name, "b").sha256 == expected
+        assert find_staged(there.engine.catalog, name) is None
+        other.kill()
+
+
 def test_a_group_that_was_written_since_its_base_is_not_overwritten(store: Store, other: Store) -> None:
     here, there = source(store), other.open()
     receive(there, "copy", send(here, "db", "a"))

@@ -127,7 +127,20 @@ def test_a_stream_that_was_cut_goes_on_where_it_was_even_after_a_restart(
     assert cut.returncode == 12
     assert b"cut at LUN 0" in cut.stderr
     assert all(group.name != "half" for group in client.list_groups().groups)
-    product.stop()
+    environment = {**os.environ, "BLOCKYARD_API": product.api}
+    with subprocess.Popen(
+        [BLOCKYARD, "snapshot", "receive", "half"], env=environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as waiting:
+        assert waiting.stdin is not None
+        assert waiting.stderr is not None
+        waiting.stdin.write(whole[: len(whole) // 2])
+        waiting.stdin.flush()
+        while not client.show_receive("half").active:
+            assert waiting.poll() is None
+        product.stop()
+        waiting.stdin.close()
+        assert waiting.wait(20) == 8
+        assert b"what a receive got is kept" in waiting.stderr.read()
     product.start()
     with BlockyardClient(product.api) as daemon:
         status = daemon.show_receive("half")
