@@ -34,6 +34,7 @@ from blockstore.api import (
     VolumeRecord,
 )
 from blockstore.catalog import GROUP, Catalog, GroupEntry, SnapshotEntry
+from blockstore.hold import refuse_held
 from blockstore.records import (
     CloneMap,
     CreateMap,
@@ -136,6 +137,7 @@ class StoreGroup:
     def delete_snapshot(self, name: str) -> Future[None]:
         def prepare() -> Plan[None]:
             entry = self._snapshot_entry(name)
+            refuse_held(self._engine.catalog, entry)
             maps = tuple(DeleteMap(number) for number in entry.maps.values())
             return Plan((*maps, entry.delete()), lambda: None)
 
@@ -291,6 +293,7 @@ class GroupTable:
                 raise NotFound(f"no group {name!r}")
             edits: list[Edit] = [DeleteMap(number) for number in entry.maps.values()]
             for snapshot in self._engine.catalog.snapshots.get(entry.record.uuid, {}).values():
+                refuse_held(self._engine.catalog, snapshot)
                 edits += (DeleteMap(number) for number in snapshot.maps.values())
                 edits.append(snapshot.delete())
             edits.append(Delete(GROUP, entry.record.uuid.hex))
