@@ -34,7 +34,7 @@ from blockstore.layout import (
     PAGE_NODE,
     parse_node,
 )
-from blockstore.owners import NOBODY, Owners, OwnerTree
+from blockstore.owners import NOBODY, POOL, Owners, OwnerTree
 
 _RANGE = 1 << 28  # blocks (1 TiB) whose owners are kept at a time: 1 GiB of memory
 _LEAVES = 256  # read in one go
@@ -87,7 +87,7 @@ class _Count:
             self._mapped[root.number] = root.mapped
             ids = np.frombuffer(root.root, np.uint32)
             ids = ids[ids != 0]
-            self._tree.join(pages, ids, np.full(len(ids), self._tree.of_map[root.number], np.uint32))
+            self._tree.join(pages, ids, np.full(len(ids), self._tree.of_map.get(root.number, POOL), np.uint32))
         return pages
 
     def _own_leaves(self, pages: Owners) -> Owners:

@@ -172,6 +172,13 @@ class SnapshotRecord:
     created: float
     volumes: tuple[VolumeRecord, ...]
     """The group's volumes at that moment."""
+    origin: UUID | None = None
+    """The snapshot that it was received from, when it was: both have the same content."""
+
+    @property
+    def identity(self) -> UUID:
+        """The same for a snapshot and everything that was received from it."""
+        return self.origin or self.uuid
 
 
 @dataclass(frozen=True, slots=True)

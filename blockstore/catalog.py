@@ -9,6 +9,7 @@ Invariant: ``raw`` holds exactly what a checkpoint must store; ``groups`` and ``
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +75,8 @@ class Catalog:
         self.snapshots: dict[UUID, dict[str, SnapshotEntry]] = {}  # by group, then name
         self.dirty: set[tuple[str, str]] = set()  # changed since the last checkpoint's switch
         self._entries: dict[tuple[str, str], GroupEntry | SnapshotEntry] = {}  # what ``raw`` says, to forget by
+        self.held: Counter[UUID] = Counter()  # readers of each snapshot (``hold``); lives as long as the process
+        self.receiving: set[str] = set()  # groups that a stream is coming in for now (``receive``)
 
     def apply(self, edit: CatalogEdit) -> None:
         """Carry out a committed edit. Kinds unknown here are kept as they are: a newer version wrote them."""
@@ -178,6 +181,7 @@ def _snapshot_to_json(entry: SnapshotEntry) -> Json:
         "group": entry.group.hex,
         "created": record.created,
         "volumes": [_volume_to_json(volume, entry.maps) for volume in record.volumes],
+        **({"origin": record.origin.hex} if record.origin is not None else {}),
     }
 
 
@@ -187,6 +191,7 @@ def _snapshot_from_json(value: Json) -> SnapshotEntry:
         uuid=UUID(value["uuid"]),
         created=float(value["created"]),
         volumes=tuple(_volume_from_json(volume) for volume in value["volumes"]),
+        origin=UUID(value["origin"]) if "origin" in value else None,
     )
     return SnapshotEntry(UUID(value["group"]), record, _maps_from_json(value["volumes"]))
 

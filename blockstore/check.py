@@ -25,6 +25,7 @@ from blockstore.checkpoint import MetaDb
 from blockstore.device import Directory, File, HostDirectory
 from blockstore.layout import BLOCK_MASK, LEAF_ENTRIES, LEAF_SHIFT, PRIVATE_BIT, UNIT, UNIT_SHIFT
 from blockstore.recovery import Replay, open_files, replay
+from blockstore.staging import staged_receives
 
 RULES = {
     1: "data, meta.db and journals carry one uuid and a known version",
@@ -264,6 +265,8 @@ def check_catalog(catalog: Catalog, blockmap: BlockMap) -> Iterator[Finding]:
         if snapshot.group not in groups:
             yield Finding(13, f"{what}: its group {snapshot.group} is not there")
         yield from _check_volumes(what, snapshot.record.volumes, snapshot.maps, blockmap)
+    for staged in staged_receives(catalog):
+        named.update(staged.maps.values())
     for number in blockmap.maps:
         if named[number] != 1:
             yield Finding(13, f"map {number} is named {named[number]} times in the catalogue")

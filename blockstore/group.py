@@ -34,6 +34,7 @@ from blockstore.api import (
     VolumeRecord,
 )
 from blockstore.catalog import GROUP, Catalog, GroupEntry, SnapshotEntry
+from blockstore.hold import refuse_held
 from blockstore.records import (
     CloneMap,
     CreateMap,
@@ -156,6 +157,7 @@ class StoreGroup:
     def delete_snapshot(self, name: str) -> Future[None]:
         def prepare() -> Plan[None]:
             entry = self._snapshot_entry(name)
+            refuse_held(self._engine.catalog, entry)
             maps = tuple(DeleteMap(number) for number in entry.maps.values())
             return Plan((*maps, entry.delete()), lambda: None)
 
@@ -334,6 +336,9 @@ class GroupTable:
         if entry is None:
             raise NotFound(f"no group {name!r}")
         snapshots = self._engine.catalog.snapshots.get(entry.record.uuid, {})
+        if self._engine.catalog.held:
+            for each in snapshots.values():  # all of them, before any goes
+                refuse_held(self._engine.catalog, each)
         edits: list[Edit] = []
         left = iter(snapshots.values())
         while len(edits) < _EDITS_AT_ONCE and (snapshot := next(left, None)) is not None:

@@ -37,7 +37,7 @@ from blockstore.api import (
 )
 from blockstore.catalog import Catalog
 from blockstore.group import GroupTable, Plan, StoreGroup, widen
-from blockstore.owners import OwnerTree
+from blockstore.owners import POOL, OwnerTree
 from blockstore.records import (
     CloneMap,
     CreateMap,
@@ -237,8 +237,9 @@ class MemoryPool:
     def _count_usage(self) -> PoolUsage:
         tree = OwnerTree(self.catalog)
         owners: dict[int, int] = {}  # by identity of the stored bytes: who shares a grain has the same object
-        for number, owner in tree.of_map.items():
-            for grain in self.maps[number].grains.values():
+        for number, one in self.maps.items():
+            owner = tree.of_map.get(number, POOL)
+            for grain in one.grains.values():
                 owners[id(grain)] = tree.meet_one(owners.get(id(grain), owner), owner)
         owned = np.bincount(np.array(list(owners.values()), np.int64), minlength=len(tree))
         mapped = {number: len(one.grains) for number, one in self.maps.items()}

@@ -27,7 +27,8 @@ Counts = npt.NDArray[np.int64]
 
 
 class OwnerTree:
-    """The owners that a catalogue makes possible. ``of_map``: the leaf of the tree for each map."""
+    """The owners that a catalogue makes possible. ``of_map``: the leaf of the tree for each map that a group or
+    snapshot names; others (of an unfinished receive) are the pool's: what they share is nobody else's own."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog

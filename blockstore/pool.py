@@ -171,6 +171,7 @@ class EnginePool:
         self.catalog = state.catalog
         self.recovered = state
         self.reason: str | None = None
+        self.scrubbing = False  # whether a scrub runs: they share one buffer for reads past the page cache
         self._directory = directory
         self._database = database
         self._journal = journal
@@ -334,6 +335,10 @@ class EnginePool:
                 "nodes_saved": checkpointer.nodes_saved,
                 "sweeps": self.counters.sweeps,
                 "swept_bytes": self.counters.swept_bytes,
+                "sent_bytes": self.counters.sent_bytes,
+                "received_bytes": self.counters.received_bytes,
+                "scrubbed_bytes": self.counters.scrubbed_bytes,
+                "scrub_errors": self.counters.scrub_errors,
                 "recovered_batches": self.recovered.batches,
                 "usage_counts": self._accountant.counts,
                 "usage_progress_percent": int(100 * self._accountant.progress),

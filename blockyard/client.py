@@ -5,6 +5,8 @@ Speaks to the daemon's Unix socket; every refusal comes back as the ProductError
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -36,6 +38,7 @@ from blockyard.model import (
     VolumeSpec,
 )
 from blockyard.model.names import DEFAULT_API
+from blockyard.model.transfers import Line, Receive
 
 T = TypeVar("T")
 
@@ -110,6 +113,31 @@ class BlockyardClient:
     def delete_snapshot(self, group: str, name: str) -> None:
         self._send("DELETE", f"/groups/{quote(group)}/snapshots/{quote(name)}")
 
+    def diff_snapshots(self, group: str, old: str, new: str | None) -> Iterator[Line]:
+        params = {} if new is None else {"new": new}
+        return self._lines("GET", f"/groups/{quote(group)}/snapshots/{quote(old)}:diff", params)
+
+    def verify_snapshot(self, group: str, name: str) -> Iterator[Line]:
+        return self._lines("POST", f"/groups/{quote(group)}/snapshots/{quote(name)}:verify", {})
+
+    def send_snapshot(self, group: str, name: str, *, base: str | None, resume: str | None) -> Iterator[bytes]:
+        """The stream. Raises Unreachable when it breaks off."""
+        params = {key: value for key, value in (("base", base), ("resume", resume)) if value is not None}
+        path = f"/groups/{quote(group)}/snapshots/{quote(name)}/stream"
+        with self._streamed("GET", path, params) as response:
+            yield from response.iter_raw()
+
+    def receive_snapshot(self, group: str, stream: Iterator[bytes], *, pool: str | None) -> Snapshot:
+        params = {} if pool is None else {"pool": pool}
+        with self._streamed("POST", f"/groups/{quote(group)}/receive", params, content=stream) as response:
+            return Snapshot.model_validate_json(response.read())
+
+    def show_receive(self, group: str) -> Receive:
+        return self._ask(Receive, "GET", f"/groups/{quote(group)}/receive")
+
+    def abort_receive(self, group: str) -> None:
+        self._send("DELETE", f"/groups/{quote(group)}/receive")
+
     def list_clients(self, group: str) -> list[Client]:
         return self._ask(list[Client], "GET", f"/groups/{quote(group)}/clients")
 
@@ -132,6 +160,9 @@ class BlockyardClient:
 
     def sweep_pool(self, name: str) -> Swept:
         return self._ask(Swept, "POST", f"/pools/{quote(name)}:sweep", seconds=None)
+
+    def scrub_pool(self, name: str, rate: int | None) -> Iterator[Line]:
+        return self._lines("POST", f"/pools/{quote(name)}:scrub", {} if rate is None else {"rate": rate})
 
     def health(self) -> Health:
         return self._ask(Health, "GET", "/health")
@@ -156,10 +187,18 @@ class BlockyardClient:
     ) -> httpx.Response:
         content = None if body is None else body.model_dump_json().encode()
         headers = {"content-type": "application/json"} if content else None
-        try:
+        with self._reached(method, path):
             response = self._http.request(
                 method, path, content=content, headers=headers, params=params, timeout=seconds
             )
+        if response.is_error:
+            raise _refusal(response)
+        return response
+
+    @contextmanager
+    def _reached(self, method: str, path: str) -> Iterator[None]:
+        try:
+            yield
         except httpx.ConnectError as error:
             raise Unreachable(
                 f"no daemon answers at {self._address} ({error}): start one with "
@@ -167,9 +206,29 @@ class BlockyardClient:
             ) from None
         except httpx.TransportError as error:
             raise Unreachable(f"the daemon at {self._address} did not answer {method} {path}: {error}") from None
-        if response.is_error:
-            raise _refusal(response)
-        return response
+
+    @contextmanager
+    def _streamed(
+        self, method: str, path: str, params: dict[str, Any], content: Iterator[bytes] | None = None
+    ) -> Iterator[httpx.Response]:
+        """A verb whose body or answer takes as long as it takes."""
+        with (
+            self._reached(method, path),
+            self._http.stream(method, path, params=params, content=content, timeout=None) as response,
+        ):
+            if response.is_error:
+                response.read()
+                raise _refusal(response)
+            yield response
+
+    def _lines(self, method: str, path: str, params: dict[str, Any]) -> Iterator[Line]:
+        """Raises what the last line says when that is a failure."""
+        with self._streamed(method, path, params) as response:
+            for text in response.iter_lines():
+                line = Line.model_validate_json(text)
+                if line.failure is not None:
+                    raise error_from(line.failure.code, line.failure.message)
+                yield line
 
 
 def _refusal(response: httpx.Response) -> Exception:

@@ -7,7 +7,7 @@ and asks the pool that owns the group for the rest. It knows nouns and RPC, not 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol, TypeVar
 from uuid import UUID
 
@@ -33,8 +33,10 @@ from blockyard.model import (
     VolumeSpec,
     names,
 )
+from blockyard.model.transfers import Receive
 from blockyard.rpc import calls
 from blockyard.rpc.calls import Call
+from blockyard.rpc.pipe import Pipe, download, upload
 
 R = TypeVar("R", bound=Value)
 
@@ -69,6 +71,7 @@ class PoolHandle(Protocol):
 
     async def wait_settled(self, seconds: float) -> None: ...
     async def call(self, call: Call[R], *, seconds: float | None = 60) -> R: ...
+    async def open_pipe(self) -> Pipe: ...
 
 
 class Operations:
@@ -176,6 +179,43 @@ class Operations:
     async def delete_snapshot(self, group: str, name: str) -> None:
         await self._ask(group, calls.DeleteSnapshot(group=group, name=name))
 
+    async def diff_snapshots(self, group: str, old: str, new: str | None) -> AsyncIterator[bytes]:
+        """``transfers.Line``s, one a line of JSON; what fails later than its beginning comes as one of them."""
+        pool = await self._pool_of(group)
+        return await download(pool, lambda pipe: calls.DiffSnapshots(pipe=pipe, group=group, old=old, new=new))
+
+    async def verify_snapshot(self, group: str, name: str) -> AsyncIterator[bytes]:
+        """Lines, as ``diff_snapshots``."""
+        pool = await self._pool_of(group)
+        return await download(pool, lambda pipe: calls.VerifySnapshot(pipe=pipe, group=group, snapshot=name))
+
+    async def send_snapshot(
+        self, group: str, name: str, *, base: str | None, resume: str | None
+    ) -> AsyncIterator[bytes]:
+        """The stream; it breaks off when something fails, which its format shows."""
+        pool = await self._pool_of(group)
+        return await download(
+            pool, lambda pipe: calls.SendSnapshot(pipe=pipe, group=group, snapshot=name, base=base, resume=resume)
+        )
+
+    async def receive_snapshot(self, group: str, stream: AsyncIterator[bytes], *, pool: str | None) -> Snapshot:
+        """A stream of everything makes ``group``, in ``pool`` if one is named; one of changes continues it."""
+        group = names.group_name(group)
+        async with self._naming:
+            into = await self._owner_of_name(group) or await self._pool_receiving(group)
+            if pool is not None and into not in (None, self._pool(pool)):
+                raise AlreadyExists(f"group {group}, or the beginning of it, is in pool {into and into.name}")
+            taker = into or (self._pool(pool) if pool is not None else await self._roomiest())
+            iqn = _default_iqn(taker, group)
+            self._check_iqn_free(iqn, group)
+        return await upload(taker, lambda pipe: calls.ReceiveSnapshot(pipe=pipe, group=group, iqn=iqn), stream)
+
+    async def show_receive(self, group: str) -> Receive:
+        return await (await self._holder_of_receive(group)).call(calls.ShowReceive(group=group))
+
+    async def abort_receive(self, group: str) -> None:
+        await (await self._holder_of_receive(group)).call(calls.AbortReceive(group=group))
+
     async def list_clients(self, group: str) -> tuple[Client, ...]:
         return (await self.show_group(group)).clients
 
@@ -214,6 +254,10 @@ class Operations:
     async def sweep_pool(self, name: str) -> Swept:
         pool = self._pool(name)
         return await pool.call(calls.SweepPool(), seconds=None)
+
+    async def scrub_pool(self, name: str, rate: int | None) -> AsyncIterator[bytes]:
+        """Lines, as ``diff_snapshots``. ``rate``: bytes a second."""
+        return await download(self._pool(name), lambda pipe: calls.ScrubPool(pipe=pipe, rate=rate))
 
     async def health(self) -> Health:
         pools = tuple(await asyncio.gather(*(self._show_pool(pool) for pool in self._pools.values())))
@@ -255,6 +299,23 @@ class Operations:
         pool = await self._owner_of_name(group)
         if pool is None:
             raise NotFound(f"no group is named {group}; `blockyard group ls` shows those that exist")
+        return pool
+
+    async def _pool_receiving(self, group: str) -> PoolHandle | None:
+        """The pool that has the beginning of a stream for ``group``."""
+        for pool in self._pools.values():
+            try:
+                await pool.call(calls.ShowReceive(group=group))
+            except NotFound:
+                continue
+            return pool
+        return None
+
+    async def _holder_of_receive(self, group: str) -> PoolHandle:
+        await self._wait_settled()
+        pool = await self._pool_receiving(group)
+        if pool is None:
+            raise NotFound(f"nothing is being received for group {group}")
         return pool
 
     async def _ask(self, group: str, call: Call[R]) -> R:

@@ -31,10 +31,10 @@ ROOMS = {
         ("construct", "crc32c"),
     ),
     "blockstore": Room(
-        "disks know nothing of SCSI: blockstore imports numpy, crc32c and the standard library",
+        "disks know nothing of SCSI: blockstore imports numpy, crc32c, zstandard and the standard library",
         ("blockstore",),
         ("asyncio", "socket"),
-        ("numpy", "crc32c"),
+        ("numpy", "crc32c", "zstandard"),
     ),
     "target.iscsi": Room(
         "sessions know nothing of disks, sockets or clocks: target.iscsi imports pdus.iscsi and pdus.codec",

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from blockyard.api import clients, groups, health, pools, sessions, snapshots, volumes
+from blockyard.api import clients, groups, health, pools, receives, sessions, snapshots, volumes
 from blockyard.api.body_limit import BodyLimit
 from blockyard.errors import Internal, Invalid, NotFound, ProductError, explain
 from blockyard.operations import Operations
@@ -18,7 +18,7 @@ def make_app(operations: Operations) -> FastAPI:
     app = FastAPI(title="Blockyard", description="Volume groups served by iSCSI", docs_url=None, redoc_url=None)
     app.state.operations = operations
     app.add_middleware(BodyLimit)
-    for router in (noun.router for noun in (groups, volumes, snapshots, clients, sessions, pools, health)):
+    for router in (noun.router for noun in (groups, volumes, snapshots, receives, clients, sessions, pools, health)):
         app.include_router(router, prefix="/v1")
     app.add_exception_handler(ProductError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)

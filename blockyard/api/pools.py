@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from fastapi.responses import StreamingResponse
 
 from blockyard.api.verbs import Verbs
 from blockyard.model import Pool, Swept
@@ -23,3 +26,9 @@ async def show_pool(name: str, verbs: Verbs) -> Pool:
 @router.post("/{name}:sweep")
 async def sweep_pool(name: str, verbs: Verbs) -> Swept:
     return await verbs.sweep_pool(name)
+
+
+@router.post("/{name}:scrub")
+async def scrub_pool(name: str, verbs: Verbs, rate: Annotated[int | None, Query(ge=4096)] = None) -> StreamingResponse:
+    """Progress, then the report, one JSON value a line. ``rate``: bytes a second."""
+    return StreamingResponse(await verbs.scrub_pool(name, rate), media_type="application/x-ndjson")

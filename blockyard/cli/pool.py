@@ -1,4 +1,4 @@
-"""blockyard pool: ls, show, sweep."""
+"""blockyard pool: ls, show, sweep, scrub."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import typer
 
 from blockyard.cli.daemon import connect
 from blockyard.cli.output import Json, print_fields, print_json, print_table, say, size_text, state_text, warn
+from blockyard.cli.progress import Progress
+from blockyard.cli.values import rate_of
+from blockyard.errors import EXIT_FINDINGS, Internal
 from blockyard.model import Pool
 
 app = typer.Typer(no_args_is_help=True, help="Pools: where groups live, one worker process each.")
@@ -85,3 +88,33 @@ def sweep(pool: PoolArgument, json: Json = False) -> None:
         print_json(swept)
     else:
         say(f"{size_text(swept.freed)} came back to {pool}.")
+
+
+@app.command(epilog="Example: blockyard pool scrub pool-0 --rate 200M")
+def scrub(
+    pool: PoolArgument,
+    rate: Annotated[
+        str | None, typer.Option("--rate", help="Bytes a second to read at most, with K, M or G. Default: no limit.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Read every stored block while the pool serves, and prove it. Exit code: 0 sound, 1 damage found.
+
+    Ends when this command does; what was found is in the log too.
+    """
+    report = None
+    with connect() as daemon, Progress("scrubbed") as progress:
+        for line in daemon.scrub_pool(pool, None if rate is None else rate_of(rate)):
+            progress.show(line.progress)
+            report = line.scrub
+    if report is None:
+        raise Internal("the scrub ended without a report: the daemon's log has the details")
+    if json:
+        print_json(report)
+    else:
+        say(f"{report.blocks} blocks ({size_text(report.blocks * 4096)}) were read in {report.seconds:.1f} s.")
+        for error in report.errors:
+            where = f"{error.group}@{error.snapshot}" if error.snapshot is not None else error.group
+            say(f"  {where}, LUN {error.lun} ({error.volume}), LBA {error.lba}: block {error.block} {error.reason}")
+        say(f"{report.error_count} damaged." if report.error_count else f"{pool} is sound.")
+    raise typer.Exit(EXIT_FINDINGS if report.error_count else 0)

@@ -1,4 +1,4 @@
-"""blockyard snapshot: create, ls, rm."""
+"""blockyard snapshot: create, ls, rm; diff, send, receive and verify are in ``snapshot_content``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from blockyard.cli import snapshot_content
 from blockyard.cli.daemon import connect
 from blockyard.cli.output import Json, print_json, print_table, say, size_text, time_text
 from blockyard.cli.values import GroupArgument, group_and_snapshot
@@ -64,3 +65,9 @@ def remove(group: Where, name: Name = None, json: Json = False) -> None:
         print_json({"deleted": f"{where}@{called}"})
     else:
         say(f"Snapshot {where}@{called} is deleted.")
+
+
+app.command(epilog="Example: blockyard snapshot diff db@monday db@tuesday --json")(snapshot_content.diff)
+app.command(epilog="Example: blockyard snapshot send db@tuesday --from db@monday > tuesday.zst")(snapshot_content.send)
+app.command(epilog="Example: blockyard snapshot receive db-copy < tuesday.zst")(snapshot_content.receive)
+app.command(epilog="Example: blockyard snapshot verify db@tuesday")(snapshot_content.verify)

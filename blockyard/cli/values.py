@@ -34,3 +34,14 @@ def group_and_snapshot(first: str, second: str | None) -> tuple[str, str]:
         seen = first if second is None else f"{first} {second}"
         raise Invalid(f"{seen!r} does not name one snapshot: GROUP SNAPSHOT or GROUP@SNAPSHOT is allowed")
     return group, snapshot or str(second)
+
+
+def rate_of(text: str) -> int:
+    """Bytes a second of ``200M`` or ``200M/s``. Raises Invalid."""
+    try:
+        rate = names.parse_size(text.removesuffix("/s"))
+    except ValueError as error:
+        raise Invalid(f"rate: {error}") from None
+    if rate < names.GRAIN:
+        raise Invalid(f"rate: {rate} bytes a second; allowed are {names.GRAIN} and more")
+    return rate

@@ -20,8 +20,20 @@ from uuid import UUID
 from blockyard.daemon.backoff import Backoff
 from blockyard.errors import Invalid, ProductError, Unavailable
 from blockyard.model import Group, PoolState, Value
-from blockyard.rpc.calls import Adopt, Call, GroupChanged, GroupRemoved, Notice, Opened, OpenFailed, ShowPool, Stop
+from blockyard.rpc.calls import (
+    Adopt,
+    Call,
+    GroupChanged,
+    GroupRemoved,
+    Notice,
+    Opened,
+    OpenFailed,
+    PipeEnd,
+    ShowPool,
+    Stop,
+)
 from blockyard.rpc.channel import Channel, socket_pair
+from blockyard.rpc.pipe import Pipe, open_pipe
 
 log = logging.getLogger("blockyard.daemon")
 
@@ -86,6 +98,7 @@ class PoolWorker:
         self._channel_closed = asyncio.Event()
         self._settled = asyncio.Event()
         self._retry = True
+        self._pipes = 0
         self._opening = True
         """The worker has not said yet whether it could open its pool."""
 
@@ -233,6 +246,17 @@ class PoolWorker:
             why = f": {self.reason}" if self.reason else ""
             raise Unavailable(f"pool {self.name} is {self.state}{why}")
         return await self._channel.call(call, seconds=seconds)
+
+    async def open_pipe(self) -> Pipe:
+        """A pipe whose other end the worker has; the call that uses it comes next. Raises Unavailable."""
+        ours, theirs = socket.socketpair()
+        self._pipes += 1
+        channel = self._channel
+        if channel is None or not self.serving or not channel.notify(PipeEnd(pipe=self._pipes), [theirs]):
+            ours.close()
+            theirs.close()
+            raise Unavailable(f"pool {self.name} is {self.state}")
+        return await open_pipe(self._pipes, ours)
 
     def hand_over(self, iqn: str, sock: socket.socket, received: bytes, replied: int) -> None:
         """Give a connection to the worker, and keep no copy of its socket."""

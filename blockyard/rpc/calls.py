@@ -27,6 +27,7 @@ from blockyard.model import (
     Volume,
     VolumeSpec,
 )
+from blockyard.model.transfers import Receive
 
 R = TypeVar("R", bound=Value)
 
@@ -154,6 +155,55 @@ class SweepPool(Call[Swept]):
     pass
 
 
+class DiffSnapshots(Call[Nothing]):
+    """Lines of what changed go into the pipe (as those of the other calls with a pipe: ``model.transfers.Line``)."""
+
+    pipe: int
+    group: str
+    old: str
+    new: str | None
+    """None: the group as it is now."""
+
+
+class SendSnapshot(Call[Nothing]):
+    """The stream goes into the pipe."""
+
+    pipe: int
+    group: str
+    snapshot: str
+    base: str | None
+    resume: str | None
+
+
+class ReceiveSnapshot(Call[Snapshot]):
+    """The stream comes out of the pipe."""
+
+    pipe: int
+    group: str
+    iqn: str
+    """Of the group, if the stream makes one."""
+
+
+class VerifySnapshot(Call[Nothing]):
+    pipe: int
+    group: str
+    snapshot: str
+
+
+class ScrubPool(Call[Nothing]):
+    pipe: int
+    rate: int | None
+    """Bytes a second; None: as fast as it goes."""
+
+
+class ShowReceive(Call[Receive]):
+    group: str
+
+
+class AbortReceive(Call[Nothing]):
+    group: str
+
+
 class Stop(Call[Nothing]):
     """Take no new commands, commit, close the pool; the worker ends after answering."""
 
@@ -168,6 +218,12 @@ class Adopt(Notice):
     """All bytes that came from the initiator."""
     replied: int
     """How many bytes it has been sent."""
+
+
+class PipeEnd(Notice):
+    """Goes with one socket: the worker's end of the pipe that the call after it names."""
+
+    pipe: int
 
 
 # --- worker → daemon -----------------------------------------------------------------------------------------------
@@ -214,10 +270,17 @@ CALLS: dict[str, type[Call[Value]]] = {
         ListSessions,
         ShowPool,
         SweepPool,
+        DiffSnapshots,
+        SendSnapshot,
+        ReceiveSnapshot,
+        VerifySnapshot,
+        ScrubPool,
+        ShowReceive,
+        AbortReceive,
         Stop,
     )
 }
 
 NOTICES: dict[str, type[Notice]] = {
-    notice.__name__: notice for notice in (Adopt, Opened, OpenFailed, GroupChanged, GroupRemoved)
+    notice.__name__: notice for notice in (Adopt, PipeEnd, Opened, OpenFailed, GroupChanged, GroupRemoved)
 }

@@ -21,7 +21,7 @@ from blockstore.api import Corrupt, Invalid, Locked, Pool, Runner, StoreError
 from blockstore.pool import open_pool
 from blockyard.errors import ProductError, Unavailable
 from blockyard.model import Value
-from blockyard.rpc.calls import Adopt, Call, Nothing, Notice, Opened, OpenFailed, Stop
+from blockyard.rpc.calls import Adopt, Call, Nothing, Notice, Opened, OpenFailed, PipeEnd, Stop
 from blockyard.rpc.channel import Channel
 from blockyard.worker.records import wait_for_store
 from blockyard.worker.verbs import Verbs
@@ -110,7 +110,9 @@ class Worker:
 
     async def _finish(self, pool: Pool, channel: Channel) -> int:
         assert self._portal is not None
+        assert self._verbs is not None
         self._portal.close("the worker is ending")
+        await self._verbs.transfers.close()
         try:
             await wait_for_store(pool.close())
         except ProductError as error:
@@ -138,6 +140,9 @@ class Worker:
 
     def notice(self, notice: Notice, sockets: Sequence[socket.socket]) -> None:
         for sock in sockets:
+            if isinstance(notice, PipeEnd) and self._verbs is not None and not self._ending.is_set():
+                self._verbs.transfers.adopt(notice.pipe, sock)
+                continue
             portal = self._portal_of(notice)
             if portal is None or not isinstance(notice, Adopt):
                 sock.close()  # the initiator tries again

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 from blockstore import api
@@ -40,6 +41,7 @@ from blockyard.worker.records import (
     volume_model,
     wait_for_store,
 )
+from blockyard.worker.transfers import TRANSFERS, Transfers
 from blockyard.worker.usage import UsageFigures, snapshot_page, some_names
 
 
@@ -88,6 +90,7 @@ class Verbs:
         self._notify = notify
         self._usage = UsageFigures(pool)
         self._changing = asyncio.Lock()
+        self.transfers = Transfers(pool, self._check_receivable, self._commit_received)
         self.paused: set[str] = set()
         """IQNs that take no connection for a moment: one that arrives is closed, so that its initiator retries
         (an unknown target would be answered 02/03, which ends Linux's retries for good)."""
@@ -311,6 +314,38 @@ class Verbs:
             future = self._pool.sweep()
         return Swept(freed=await wait_for_store(future))
 
+    # --- streams ---------------------------------------------------------------------------------------------------
+
+    async def transfer(self, call: calls.Call[Any]) -> Value:
+        return await self.transfers.serve(call)
+
+    def _check_receivable(self, name: str) -> None:
+        group = self._pool.groups.get(name)
+        count = 0 if group is None else self._count_sessions(group.record.iqn)
+        if count:
+            raise InUse(
+                f"group {name} has {count} open session(s): receiving a snapshot changes its volumes under them; "
+                "log out first"
+            )
+
+    async def _commit_received(self, name: str, commit: Callable[[], Future[api.SnapshotRecord]]) -> Snapshot:
+        """Make visible what was received. No session may see its volume change, so none is there meanwhile."""
+        async with self._changing:
+            self._check_receivable(name)
+            there = self._pool.groups.get(name)
+            if there is not None:
+                self.paused.add(there.record.iqn)
+                await self._targets.remove(there.record.iqn)
+            try:
+                with product_errors():
+                    future = commit()
+                return snapshot_model(await wait_for_store(future))
+            finally:
+                group = self._pool.groups.get(name)
+                if group is not None:
+                    self._show_target(group)
+                    self.paused.discard(group.record.iqn)
+
     # --- helpers ---------------------------------------------------------------------------------------------------
 
     def _group(self, name: str) -> api.Group:
@@ -359,6 +394,7 @@ READING: dict[type[calls.Call[Any]], Handler] = {
     calls.ListSessions: Verbs.list_sessions,
     calls.ShowPool: Verbs.show_pool,
     calls.SweepPool: Verbs.sweep_pool,  # changes no record, and may take long
+    **dict.fromkeys(TRANSFERS, Verbs.transfer),  # so may these; a receive changes a group only at its end
 }
 
 CHANGING: dict[type[calls.Call[Any]], Handler] = {

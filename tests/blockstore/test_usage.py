@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from blockstore import accounting
 from blockstore.api import FailStopped, Group, GroupUsage, Invalid, NewVolume
+from blockstore.group import Plan
+from blockstore.records import DeleteMap, SnapMap
 from tests.blockstore.powercut import FakeDisk, open_disk
 from tests.blockstore.support import GRAIN, MIB, PERMIT, Answer, Driver, Store, pattern
 
@@ -259,3 +261,17 @@ def test_the_count_is_the_same_when_owners_are_kept_for_few_blocks_at_a_time(
     whole = accounting.count(path)
     monkeypatch.setattr(accounting, "_RANGE", 64)
     assert accounting.count(path) == whole
+
+
+@pytest.mark.slow
+def test_what_a_map_outside_all_groups_shares_is_nobodys_own(store: Store) -> None:
+    """As while a stream is received onto a snapshot: deleting that snapshot would not free it."""
+    driver = store.open()
+    group = driver.group()
+    fill(driver, group, 1, 5)
+    blockmap = driver.engine.blockmap
+    stranger = SnapMap(blockmap.next_map, next(iter(blockmap.maps)))
+    driver.wait(driver.engine.control(lambda: Plan((stranger,), lambda: None)))
+    assert usage_of(driver, group).exclusive == 0
+    driver.wait(driver.engine.control(lambda: Plan((DeleteMap(stranger.map),), lambda: None)))
+    assert usage_of(driver, group).exclusive == 5 * GRAIN

@@ -1,0 +1,55 @@
+"""How far something is, on one line of standard error; nothing where that is no terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from blockyard.cli.output import size_text
+from blockyard.model import transfers
+
+_REFRESH = 0.2  # seconds
+
+
+class Progress:
+    """As a context manager it clears its line at the end."""
+
+    def __init__(self, verb: str) -> None:
+        self._verb = verb
+        self._terminal = sys.stderr.isatty()
+        self._began = time.monotonic()
+        self._shown = 0.0
+        self._bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def count(self, length: int) -> None:
+        """So many bytes more, of nobody knows how many."""
+        self._bytes += length
+        self._draw(f"{size_text(self._bytes)} {self._verb}, {self._rate(self._bytes)}")
+
+    def show(self, progress: transfers.Progress | None) -> None:
+        if progress is None:
+            return
+        share = 100 * progress.done / progress.total if progress.total else 100.0
+        damage = f", {progress.errors} damaged" if progress.errors else ""
+        done = f"{size_text(progress.done)} of {size_text(progress.total)} {self._verb} ({share:.0f} %)"
+        self._draw(f"{done}, {self._rate(progress.done)}{damage}")
+
+    def _rate(self, done: int) -> str:
+        return f"{size_text(int(done / max(time.monotonic() - self._began, 0.001)))}/s"
+
+    def _draw(self, text: str) -> None:
+        now = time.monotonic()
+        if self._terminal and now - self._shown >= _REFRESH:
+            self._shown = now
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
