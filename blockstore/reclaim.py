@@ -17,9 +17,8 @@ import numpy.typing as npt
 
 from blockstore.allocator import Run
 from blockstore.api import Runner
-from blockstore.blockmap import CLEAN, TO_SAVE, BlockMap, Leaves, Pages
+from blockstore.blockmap import CLEAN, TO_SAVE, BlockMap, Ids, Leaves, Pages
 from blockstore.layout import BLOCK_MASK, LEAF_ENTRIES, PAGE_NODE
-from blockstore.reach import Reach
 from blockstore.space import Space
 
 _LEAVES_PER_SLICE = 128  # 64 Ki entries, about 1 ms; more would need memory that the host must supply first
@@ -48,8 +47,9 @@ class Sweep:
         self._marks[0] = True
         self._dropped = blockmap.dropped
         self._not_ours = deque(self._space.unavailable_runs())
-        self._used_leaves, self._used_pages = _in_use(blockmap.leaves), _in_use(blockmap.pages)
-        self._reach = Reach(blockmap)
+        pages, self._leaves = blockmap.reachable()
+        self._lost_leaves = _unreachable(blockmap.leaves, self._leaves)
+        self._lost_pages = _unreachable(blockmap.pages, pages)
         self._step(self._mark_unavailable)
 
     def stop(self) -> None:
@@ -59,24 +59,10 @@ class Sweep:
         self._runner.call_later(_PAUSE, lambda: None if self._stopped else function())
 
     def _mark_unavailable(self) -> None:
-        runs = blocks = 0
-        while self._not_ours and runs < _RUNS_PER_SLICE and blocks < _BLOCKS_PER_SLICE:
+        for _ in range(min(_RUNS_PER_SLICE, len(self._not_ours))):
             start, count = self._not_ours.popleft()
-            piece = min(count, _BLOCKS_PER_SLICE - blocks)
-            self._marks[start : start + piece] = True
-            if piece < count:
-                self._not_ours.appendleft((start + piece, count - piece))
-            runs, blocks = runs + 1, blocks + piece
-        self._step(self._mark_unavailable if self._not_ours else self._reach_nodes)
-
-    def _reach_nodes(self) -> None:
-        if self._reach.step():
-            self._step(self._reach_nodes)
-            return
-        self._leaves = np.flatnonzero(self._reach.leaves)
-        self._lost_leaves = np.flatnonzero(self._used_leaves & ~self._reach.leaves)
-        self._lost_pages = np.flatnonzero(self._used_pages & ~self._reach.pages)
-        self._step(self._mark_leaves)
+            self._marks[start : start + count] = True
+        self._step(self._mark_unavailable if self._not_ours else self._mark_leaves)
 
     def _mark_leaves(self) -> None:
         """Mark what the next leaves reference now. Leaves made since the start hold only copies of entries that are
@@ -113,12 +99,13 @@ class Sweep:
         self._done(self._freed)
 
 
-def _in_use(nodes: Leaves | Pages) -> Marks:
-    """By id, whether a node is in use now."""
+def _unreachable(nodes: Leaves | Pages, reachable: Ids) -> Ids:
+    """Nodes in use that no map references."""
     states = np.frombuffer(nodes.state, np.uint8, nodes.top)
-    used: Marks = (states >= CLEAN) & (states <= TO_SAVE)
-    used[0] = False
-    return used
+    lost = (states >= CLEAN) & (states <= TO_SAVE)
+    lost[reachable] = False
+    lost[0] = False
+    return np.flatnonzero(lost)
 
 
 def runs_of_false(marks: Marks, base: int) -> list[Run]:

@@ -7,15 +7,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from blockstore import reach
 from blockstore.api import Group
-from blockstore.blockmap import BlockMap
-from blockstore.records import CloneMap, CreateMap, DeleteMap, RollbackMap, SnapMap, Trim, Write
 from tests.blockstore.support import GRAIN, MIB, PERMIT, TUNING, Answer, Driver, Store, pattern
 from tests.scale import SEED
 
@@ -133,75 +127,6 @@ def test_clones_of_clones_and_their_snapshots_outlive_what_they_came_from(store:
     for name in names[-3:]:
         assert look(driver, driver.pool.groups[name], "s") == expected[name]
     assert content(driver, driver.pool.groups["c11"]) == bytes(held)
-
-
-# ------------------------------------------------------------------------------------------------ looking in slices
-
-edit = st.tuples(
-    st.sampled_from(["write", "write", "write", "trim", "snapshot", "clone", "rollback", "delete", "step", "step"]),
-    st.integers(0, 1 << 16),
-    st.integers(0, 1 << 16),
-)
-LEAVES, CAPACITY = 12, 1 << 12
-VOLUME_GRAINS = 3 << 21  # three pages, four leaves used of each
-
-
-class Maps:
-    """A block map without a pool, edited while ``Reach`` looks."""
-
-    def __init__(self) -> None:
-        self.blockmap = BlockMap(CAPACITY)
-        self.blockmap.apply(CreateMap(1, VOLUME_GRAINS * GRAIN))
-        self.frozen: set[int] = set()
-        self.block = 1
-
-    def do(self, verb: str, one: int, other: int) -> None:
-        blockmap = self.blockmap
-        live = sorted(blockmap.maps.keys() - self.frozen)
-        target, source = live[one % len(live)], sorted(blockmap.maps)[other % len(blockmap.maps)]
-        leaf = other % LEAVES
-        grain = (leaf // 4 << 21) + (leaf % 4 << 9)
-        match verb:
-            case "write":
-                blockmap.apply(Write(target, grain, self.block, np.zeros(1, np.uint32)))
-                self.block += 1
-            case "trim":
-                blockmap.apply(Trim(target, grain, 512))
-            case "snapshot":
-                self.frozen.add(blockmap.next_map)
-                blockmap.apply(SnapMap(blockmap.next_map, target))
-            case "clone":
-                blockmap.apply(CloneMap(blockmap.next_map, source))
-            case "rollback" if source != target:
-                blockmap.apply(RollbackMap(target, source))
-            case "delete" if source in self.frozen or len(live) > 1:
-                blockmap.apply(DeleteMap(source))
-                self.frozen.discard(source)
-
-
-@pytest.mark.slow
-@settings(max_examples=300, deadline=None, derandomize=True)
-@given(st.lists(edit, max_size=40), st.lists(edit, max_size=60))
-def test_nodes_that_are_referenced_are_found_whatever_changes_meanwhile(
-    before: list[tuple[str, int, int]], meanwhile: list[tuple[str, int, int]]
-) -> None:
-    maps = Maps()
-    for each in before:
-        maps.do(*each)
-    with pytest.MonkeyPatch.context() as patch:  # one root, then one page, in a slice
-        patch.setattr(reach, "_ENTRIES_PER_SLICE", 1)
-        patch.setattr(reach, "_PAGES_PER_SLICE", 1)
-        looking = reach.Reach(maps.blockmap)
-        for verb, one, other in meanwhile:
-            if verb == "step":
-                looking.step()
-            else:
-                maps.do(verb, one, other)
-        while looking.step():
-            pass
-    pages, leaves = maps.blockmap.reachable()
-    assert looking.pages[pages[pages < len(looking.pages)]].all()
-    assert looking.leaves[leaves[leaves < len(looking.leaves)]].all()
 
 
 def test_a_sweep_that_nothing_disturbs_finds_every_lost_node(store: Store) -> None:
