@@ -48,6 +48,7 @@ class Accountant:
 
     def usage(self) -> Future[PoolUsage]:
         future: Future[PoolUsage] = Future()
+        future.set_running_or_notify_cancel()  # a listing gives up after a moment; answering it must not raise
         if not self._path:
             future.set_exception(Invalid("usage is counted by another process, which cannot read this pool"))
         elif self._answer is not None and (self._exact() or self._runner.now() < self._serves_until):

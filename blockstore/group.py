@@ -317,6 +317,7 @@ class GroupTable:
         """Its snapshots go first, oldest first, in batches: a crash between leaves the group with the rest of them,
         and deleting it again goes on. Up to one batch everything goes at once."""
         deleted: Future[None] = Future()
+        deleted.set_running_or_notify_cancel()  # whoever gives up waiting must not make the answer raise
 
         def go_on(before: Future[bool]) -> None:
             error = before.exception()

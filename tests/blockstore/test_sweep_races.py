@@ -14,7 +14,7 @@ import pytest
 from blockstore.api import Group
 from tests.blockstore.support import GRAIN, MIB, Driver, Store, pattern
 
-STEPS = range(0, 14)
+STEPS = range(14)
 LEAF = 512 * GRAIN
 PAUSE = 0.001  # seconds; a sweep rests so long between its steps
 
