@@ -15,6 +15,7 @@ from concurrent.futures import Future
 
 from blockstore.accounting import parse
 from blockstore.api import Invalid, PoolUsage, Runner, StoreError
+from blockstore.futures import new_future
 from blockstore.saver import Checkpointer
 
 _QUICK = 1.0  # seconds: a count that takes less is repeated whenever something changed
@@ -47,8 +48,7 @@ class Accountant:
         """Of the count that runs, 0 to 1; 0 if none does."""
 
     def usage(self) -> Future[PoolUsage]:
-        future: Future[PoolUsage] = Future()
-        future.set_running_or_notify_cancel()  # a listing gives up after a moment; answering it must not raise
+        future: Future[PoolUsage] = new_future()
         if not self._path:
             future.set_exception(Invalid("usage is counted by another process, which cannot read this pool"))
         elif self._answer is not None and (self._exact() or self._runner.now() < self._serves_until):

@@ -46,6 +46,7 @@ from blockstore.records import (
     RollbackMap,
     SnapMap,
 )
+from blockstore.steps import Steps, run
 
 T = TypeVar("T")
 
@@ -316,20 +317,11 @@ class GroupTable:
     def delete(self, name: str) -> Future[None]:
         """Its snapshots go first, oldest first, in batches: a crash between leaves the group with the rest of them,
         and deleting it again goes on. Up to one batch everything goes at once."""
-        deleted: Future[None] = Future()
-        deleted.set_running_or_notify_cancel()  # whoever gives up waiting must not make the answer raise
+        return run(self._delete(name))
 
-        def go_on(before: Future[bool]) -> None:
-            error = before.exception()
-            if error is not None:
-                deleted.set_exception(error)
-            elif before.result():
-                deleted.set_result(None)
-            else:
-                self._engine.control(lambda: self._plan_deletion(name)).add_done_callback(go_on)
-
-        self._engine.control(lambda: self._plan_deletion(name)).add_done_callback(go_on)
-        return deleted
+    def _delete(self, name: str) -> Steps[None]:
+        while not (yield self._engine.control(lambda: self._plan_deletion(name))):
+            pass  # the next batch
 
     def _plan_deletion(self, name: str) -> Plan[bool]:
         """The answer: whether it is complete."""

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from blockstore.api import OutOfSpace, Runner, StoreError
 from blockstore.blockmap import BlockMap
+from blockstore.futures import new_future, resolve
 from blockstore.journal import Journal
 from blockstore.layout import UNIT_SHIFT
 from blockstore.reclaim import Sweep
@@ -153,18 +154,3 @@ class Housekeeper:
         rested = now - self._sweep_ended >= _SWEEP_SHARE * (self._sweep_ended - self._sweep_began)
         if self._blockmap.dropped >= max(_SWEEP_LEAST, self.space.used >> 6) and rested:
             self.begin_sweep()
-
-
-def new_future() -> Future[T]:
-    """One that its owner cannot cancel: the verb goes on all the same, and answering it must not raise among others
-    that wait for the same round."""
-    future: Future[T] = Future()
-    future.set_running_or_notify_cancel()
-    return future
-
-
-def resolve(future: Future[T], error: StoreError | None, result: T) -> None:
-    if error is None:
-        future.set_result(result)
-    else:
-        future.set_exception(error)

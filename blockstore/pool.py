@@ -39,8 +39,9 @@ from blockstore.creation import create as create_files
 from blockstore.creation import is_unborn
 from blockstore.device import Directory, File, HostDirectory, SyncGate, is_full, opening_error
 from blockstore.flush import FlushRounds
+from blockstore.futures import new_future, resolve
 from blockstore.group import GroupTable, Plan, StoreGroup, widen
-from blockstore.housekeeping import Housekeeper, new_future, resolve
+from blockstore.housekeeping import Housekeeper
 from blockstore.journal import Journal
 from blockstore.layout import UNIT_SHIFT, pack_edit
 from blockstore.records import Delete, Edit, Put, RollbackMap

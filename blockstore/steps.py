@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from blockstore.api import Done, Runner
+from blockstore.futures import new_future
 
 T = TypeVar("T")
 Steps = Generator[Future[Any], Any, T]
@@ -20,8 +21,7 @@ Steps = Generator[Future[Any], Any, T]
 
 def run(steps: Steps[T]) -> Future[T]:
     """The future of what ``steps`` returns or raises. Cancelling it has no effect: close what it works on instead."""
-    result: Future[T] = Future()
-    result.set_running_or_notify_cancel()
+    result: Future[T] = new_future()
 
     def advance(waited: Future[Any] | None) -> None:
         while True:
