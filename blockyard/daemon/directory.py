@@ -7,14 +7,13 @@ is not serving is answered 03/01, which is retried.
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from collections.abc import Mapping
 
 from blockyard.daemon.pool_worker import PoolWorker
-from blockyard.model import Client, Group
-from blockyard.model.names import ANY
+from blockyard.model import Group
 from pdus.iscsi.login import LoginStatus
+from target.access import find_client
 from target.front_door import Route
 
 Key = tuple[PoolWorker, str]
@@ -63,15 +62,4 @@ class YardDirectory:
 
 
 def _admits(group: Group, initiator: str, address: str) -> bool:
-    return any(_matches(client, initiator, address) for client in group.clients)
-
-
-def _matches(client: Client, initiator: str, address: str) -> bool:
-    if client.initiator != ANY and client.initiator.lower() != initiator.lower():
-        return False
-    if client.address is None:
-        return True
-    try:
-        return ipaddress.ip_address(address) in ipaddress.ip_network(client.address)
-    except ValueError:
-        return False
+    return find_client(group.clients, initiator, address) is not None
