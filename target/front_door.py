@@ -33,7 +33,6 @@ MAX_DISCOVERY = 256
 BACKLOG = 128
 DISCOVERY_TSIH = 1
 """Discovery sessions have one connection each and are never reinstated by TSIH: one number serves all."""
-PORTAL_GROUP_TAG = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +157,7 @@ class FrontDoor:
     def _discover(self, stream: Stream, event: LoginStarted) -> None:
         stream.context = event.initiator_name
         stream.recording = None
-        stream.connection.accept_login(LoginPolicy(chap=None, portal_group_tag=PORTAL_GROUP_TAG))
+        stream.connection.accept_login(LoginPolicy())
 
     def _route(self, stream: Stream, event: LoginStarted) -> None:
         target = event.target_name or ""

@@ -21,8 +21,6 @@ from target.portal import Stream
 
 log = logging.getLogger("blockyard.target")
 
-PORTAL_GROUP_TAG = 1
-"""There is one portal group: every portal leads to every target."""
 DRAIN_SECONDS = 3
 """How long the sessions of a deleted target may take to log out when asked."""
 
@@ -114,7 +112,7 @@ class Targets:
 def policy_of(client: ClientRecord) -> LoginPolicy:
     """What the login must prove, from the client's record."""
     if client.chap is None:
-        return LoginPolicy(chap=None, portal_group_tag=PORTAL_GROUP_TAG)
+        return LoginPolicy()
     mutual = client.mutual
     credentials = ChapCredentials(
         client.chap.user,
@@ -122,4 +120,4 @@ def policy_of(client: ClientRecord) -> LoginPolicy:
         mutual.user if mutual else None,
         mutual.secret.encode() if mutual else None,
     )
-    return LoginPolicy(chap=credentials, portal_group_tag=PORTAL_GROUP_TAG)
+    return LoginPolicy(chap=credentials)

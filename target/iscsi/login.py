@@ -24,7 +24,7 @@ from target.iscsi.errors import (
 )
 from target.iscsi.events import LoginStarted, SessionRequested
 from target.iscsi.negotiation import LOGIN_MAX_SEGMENT, Negotiation, Pairs
-from target.iscsi.settings import Settings
+from target.iscsi.settings import PORTAL_GROUP_TAG, Settings
 
 MAX_TEXT = 65536
 """Bytes of one request's text over all its parts (C bit); guessed, eight whole login PDUs."""
@@ -44,7 +44,7 @@ class LoginPolicy:
     """What the owner demands of this login. ``chap`` None: nothing to prove."""
 
     chap: ChapCredentials | None = None
-    portal_group_tag: int = 1
+    portal_group_tag: int = PORTAL_GROUP_TAG
     target_alias: str | None = None
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+PORTAL_GROUP_TAG = 1
+"""There is one portal group: every portal leads to every target."""
 COMMAND_WINDOW = 256
 """Commands a session may have outstanding. Linux has 128 (cmds_max); twice that keeps other initiators busy too."""
 
@@ -32,7 +34,7 @@ class Settings:
     session_buffers: int = 16 << 20
     worker_buffers: int = 256 << 20
     max_immediate_commands: int = 64  # guessed: immediate commands are not bounded by the window, so they need a bound
-    portal_group_tag: int = 1
+    portal_group_tag: int = PORTAL_GROUP_TAG
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_outstanding_r2t <= 8:
