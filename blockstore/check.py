@@ -45,7 +45,6 @@ _DEEP_RUN = 256  # blocks read in one go
 _MAP_LEAVES = 1 << 22
 
 Entries = npt.NDArray[np.uint64]
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,7 +171,6 @@ _PAIRS: dict[int, type[SnapMap] | type[CloneMap] | type[RollbackMap]] = {
     _ROLLBACK: RollbackMap,
 }
 
-pack_write_head = _WRITE_RECORD.pack
 pack_one_write = struct.Struct("<BxxxIIxxxxQQI").pack
 """The commonest record, one grain, in one call: bench/store.py, 250 ns."""
 WRITE_KIND = _WRITE

@@ -32,7 +32,6 @@ MAX_HEAD = 1 << 20  # bytes of an envelope; a head with 256 volumes has about 30
 _SKIPPABLE = struct.Struct("<II")  # magic, payload length (RFC 8878 3.1.2)
 _MAGIC = 0x184D2A5B  # one of the sixteen magics for skippable frames; B for Blockyard
 _ENVELOPE = struct.Struct("<4sI")  # kind, chained crc32c; then the body
-_CRC = struct.Struct("<I")
 _HEAD, _PIECE, _TAIL = b"HEAD", b"PIEC", b"TAIL"
 _PIECE_BODY = struct.Struct("<IIQIII")  # number, lun, position, frame length, content length, crc32c of the frame
 _TAIL_BODY = struct.Struct("<IIQ")  # pieces, 0, content bytes

@@ -43,11 +43,5 @@ class MissingParameter(LoginRefused):
     status = 0x0207
 
 
-class InvalidDuringLogin(LoginRefused):
-    """02/0B: a request that is not allowed before the login is complete."""
-
-    status = 0x020B
-
-
 class ConnectionFailed(Exception):
     """Drops the connection; the message is the reason for the log."""

@@ -14,12 +14,6 @@ def add(number: int, amount: int) -> int:
     return (number + amount) & MASK
 
 
-def distance(start: int, end: int) -> int:
-    """How far ``end`` lies after ``start``: negative when it lies before. Exactly half the circle counts as before."""
-    gap = (end - start) & MASK
-    return gap if gap < _HALF else gap - (MASK + 1)
-
-
 def less(a: int, b: int) -> bool:
     """Whether ``a`` comes before ``b``. False in both directions for numbers half the circle apart (RFC 1982 3.2)."""
     return 0 < ((b - a) & MASK) < _HALF
