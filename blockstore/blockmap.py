@@ -5,7 +5,8 @@ of plain typed memory, so that a look-up is three index operations and no object
 copy-on-write. This module knows neither files nor journals; ``checkpoint`` saves what is dirty, the sweep frees nodes.
 
 Invariants: a node is changed in place only if ``born >= map.generation``, for ever; node 0 of both kinds is empty and
-never changed; an image begun by ``switch`` gets each node's bytes as they were at the switch.
+never changed; an image begun by ``switch`` gets each node's bytes as they were at the switch; an entry with the private
+bit, in a leaf that may be changed in place, is the only one of the pool that names its block.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ import numpy.typing as npt
 
 from blockstore.api import OutOfSpace
 from blockstore.layout import (
+    BLOCK_MASK,
     LEAF_ENTRIES,
     LEAF_SHIFT,
     PAGE_ENTRIES,
     PAGE_NODE,
     PAGE_SHIFT,
+    PRIVATE_BIT,
     UNIT_SHIFT,
 )
 from blockstore.records import (
@@ -49,6 +52,8 @@ PAGE_MASK = PAGE_ENTRIES - 1
 PAGE_GRAIN_SHIFT = LEAF_SHIFT + PAGE_SHIFT  # grains to pages
 
 _MAP_NORESERVE = 0x4000  # Linux: reserve addresses, not memory; CPython names it from 3.13 on only
+_SHARED = np.uint64(~PRIVATE_BIT & (1 << 64) - 1)  # what a copied leaf keeps of its entries
+_RAMP = np.arange(LEAF_ENTRIES, dtype=np.uint64)
 Ids = npt.NDArray[np.int64]
 Marks = npt.NDArray[np.bool_]
 
@@ -123,8 +128,10 @@ class Leaves(Nodes):
         self.crc_array = np.frombuffer(crcs, np.uint32)
 
     def copy(self, source: int, to: int) -> None:
+        """Two leaves name the same blocks from now on, so none of them is private to the copy."""
         at, of = to << LEAF_SHIFT, source << LEAF_SHIFT
-        self.entry_array[at : at + LEAF_ENTRIES] = self.entry_array[of : of + LEAF_ENTRIES]
+        entries = self.entry_array
+        np.bitwise_and(entries[of : of + LEAF_ENTRIES], _SHARED, out=entries[at : at + LEAF_ENTRIES])
         self.crc_array[at : at + LEAF_ENTRIES] = self.crc_array[of : of + LEAF_ENTRIES]
 
     def blob(self, node: int) -> bytes:
@@ -182,9 +189,11 @@ def pages_for(size: int) -> int:
 
 
 class BlockMap:
-    """All maps of a pool, their nodes, and the generation. ``capacity``: leaves that may exist at once."""
+    """All maps of a pool, their nodes, and the generation. ``capacity``: leaves that may exist at once;
+    ``private_frees``: whether a block is freed as soon as the only entry that names it is replaced. Without, the sweep
+    finds all that is free."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, *, private_frees: bool = True) -> None:
         self.leaves = Leaves(capacity)
         self.pages = Pages(capacity // 16)
         self._spare = capacity // 256
@@ -192,7 +201,9 @@ class BlockMap:
         self.maps: dict[int, Map] = {}
         self.generation = 1
         self.next_map = 1
-        self.dropped = 0  # entries replaced or trimmed since the last sweep: what a sweep may bring back, at most
+        self.dropped = 0  # entries replaced or trimmed that only a sweep can judge: what it may bring back, at most
+        self.freed = array("Q")  # blocks that lost their only reference since ``take_freed``
+        self._private = PRIVATE_BIT if private_frees else 0
         self.dirty_maps: set[int] = set()
         self.deleted_maps: list[int] = []
         self.copy_aside: Callable[[int, int, bytes], None] = _no_image
@@ -205,9 +216,9 @@ class BlockMap:
         return self.pages.ids[page << PAGE_SHIFT | (grain >> LEAF_SHIFT & PAGE_MASK)]
 
     def entry(self, of: Map, grain: int) -> tuple[int, int]:
-        """(entry, crc32c) of a grain."""
+        """(entry without the private bit, crc32c) of a grain: what its stored bytes are."""
         at = self.leaf_of(of, grain) << LEAF_SHIFT | (grain & LEAF_MASK)
-        return self.leaves.entries[at], self.leaves.crcs[at]
+        return self.leaves.entries[at] & ~PRIVATE_BIT, self.leaves.crcs[at]
 
     # ------------------------------------------------------------------------------------------------ changes
 
@@ -223,12 +234,15 @@ class BlockMap:
         if leaves.born[leaf] < to.generation or leaves.state[leaf] != DIRTY:
             leaf = self._writable_leaf(to, grain)
         at = leaf << LEAF_SHIFT | (grain & LEAF_MASK)
-        if leaves.entries[at]:
+        old = leaves.entries[at]  # after the copy-on-write, which makes every entry a shared one
+        if old & self._private:
+            self.freed.append(old & BLOCK_MASK)
+        elif old:
             self.dropped += 1
         else:
             to.mapped += 1
             self.dirty_maps.add(to.number)
-        leaves.entries[at] = entry
+        leaves.entries[at] = entry | self._private
         leaves.crcs[at] = crc
 
     def write(self, to: Map, grain: int, entry: int, crcs: Crcs) -> None:
@@ -240,8 +254,8 @@ class BlockMap:
             piece = min(count - done, LEAF_ENTRIES - first)
             at = leaf << LEAF_SHIFT | first
             entries = self.leaves.entry_array[at : at + piece]
-            self._count_replaced(to, entries, gained=piece)
-            entries[:] = np.arange(entry + done, entry + done + piece, dtype=np.uint64)
+            self._replace(to, entries, gained=piece)
+            np.add(_RAMP[:piece], np.uint64(entry + done | self._private), out=entries)
             self.leaves.crc_array[at : at + piece] = crcs[done : done + piece]
             done += piece
 
@@ -256,7 +270,8 @@ class BlockMap:
                 continue
             if piece == LEAF_ENTRIES:
                 at = leaf << LEAF_SHIFT
-                self._count_replaced(to, self.leaves.entry_array[at : at + piece], gained=0)
+                own = self.leaves.born[leaf] >= to.generation  # a frozen leaf may live on under another map
+                self._replace(to, self.leaves.entry_array[at : at + piece], gained=0, own=own)
                 page = self._writable_page(to, grain >> PAGE_GRAIN_SHIFT)
                 self.pages.ids[page << PAGE_SHIFT | (grain >> LEAF_SHIFT & PAGE_MASK)] = 0
             else:
@@ -306,12 +321,22 @@ class BlockMap:
         to.size = size
         self.dirty_maps.add(to.number)
 
-    def _count_replaced(self, to: Map, entries: npt.NDArray[np.uint64], *, gained: int) -> None:
+    def _replace(self, to: Map, entries: npt.NDArray[np.uint64], *, gained: int, own: bool = True) -> None:
+        """These entries of a leaf are about to go. ``own``: nobody but ``to`` has the leaf."""
         replaced = int(np.count_nonzero(entries))
+        if own and replaced:
+            private = entries[entries & np.uint64(self._private) != 0]
+            self.freed.frombytes((private & np.uint64(BLOCK_MASK)).tobytes())
+            self.dropped -= len(private)
         self.dropped += replaced
         if gained != replaced:
             to.mapped += gained - replaced
             self.dirty_maps.add(to.number)
+
+    def take_freed(self) -> npt.NDArray[np.uint64]:
+        """Blocks that lost their only reference since the last call."""
+        freed, self.freed = self.freed, array("Q")
+        return np.frombuffer(freed, np.uint64)
 
     def _trim_in_leaf(self, to: Map, grain: int, count: int) -> None:
         at = self.leaf_of(to, grain) << LEAF_SHIFT | (grain & LEAF_MASK)
@@ -319,7 +344,7 @@ class BlockMap:
             return
         at = self._writable_leaf(to, grain) << LEAF_SHIFT | (grain & LEAF_MASK)
         entries = self.leaves.entry_array[at : at + count]
-        self._count_replaced(to, entries, gained=0)
+        self._replace(to, entries, gained=0)
         entries[:] = 0
         self.leaves.crc_array[at : at + count] = 0
 
@@ -363,12 +388,13 @@ class BlockMap:
         nodes.state[node] = DIRTY
         nodes.dirty.append(node)
 
-    def retire(self, nodes: Leaves | Pages, node: int, base: int) -> None:
-        """Nothing references ``node`` any more; its id waits for ``recycle``."""
+    def retire(self, stored: int) -> None:
+        """Nothing references this node any more, given by its id in ``meta.db``; the id waits for ``recycle``."""
+        nodes, node = (self.pages, stored - PAGE_NODE) if stored >= PAGE_NODE else (self.leaves, stored)
         if nodes.state[node] == TO_SAVE:
-            self.copy_aside(base + node, nodes.born[node], nodes.blob(node))
+            self.copy_aside(stored, nodes.born[node], nodes.blob(node))
         nodes.state[node] = RETIRED
-        self.gone.append(base + node)
+        self.gone.append(stored)
 
     def recycle(self, gone: list[int]) -> None:
         """No image names these retired nodes any more."""

@@ -33,7 +33,7 @@ RULES = {
     3: "every root and page names existing nodes within the volume's size",
     4: "every map entry is well-formed and lies within the data file",
     5: "a block that is shared is shared by identical entries",
-    6: "a node that may be changed in place belongs to one map",
+    6: "a node that may be changed in place belongs to one map, and its private entries alone name their blocks",
     7: "every referenced block counts as used",
     8: "no flushed batch of the journal is missing",
     9: "every stored grain matches its checksum",
@@ -124,6 +124,7 @@ class _Checker:
         self._data_blocks = data.size() >> UNIT_SHIFT
         self.blocks: Entries = np.zeros(0, np.uint64)  # distinct, sorted
         self._crcs: npt.NDArray[np.uint32] = np.zeros(0, np.uint32)
+        self._writable = np.zeros(self._blockmap.leaves.top, np.bool_)  # leaves that may be changed in place
 
     def run(self, deep: bool) -> Iterator[Finding]:
         broken = False
@@ -169,6 +170,7 @@ class _Checker:
         frozen = {number for entry in _snapshots(self._state.catalog) for number in entry.maps.values()}
         for number, leaves in of_map.items():
             own = leaves[born[leaves] >= blockmap.maps[number].generation]
+            self._writable[own] = True
             if (uses[own] > 1).any():
                 yield Finding(6, f"map {number}: leaf {int(own[uses[own] > 1][0])} may be changed but is shared")
             if number in frozen and len(own):
@@ -179,11 +181,13 @@ class _Checker:
         rows = self._rows(leaf_ids)
         mapped = rows != 0
         entries, crcs = rows[mapped], self._crc_rows(leaf_ids)[mapped]
-        if (entries & np.uint64(PRIVATE_BIT)).any():
-            yield Finding(6, "an entry says private, which this version never writes")
+        private = ((rows & np.uint64(PRIVATE_BIT) != 0) & self._writable[leaf_ids][:, None])[mapped]
         wrong = (entries & ~np.uint64(BLOCK_MASK | PRIVATE_BIT)) != 0
+        wrong |= entries & np.uint64(BLOCK_MASK) == 0
         if wrong.any():
-            yield Finding(4, f"entry {int(entries[wrong][0]):#018x}: device, length, codec or reserved bits are set")
+            yield Finding(
+                4, f"entry {int(entries[wrong][0]):#018x}: no block, or one of device, length, codec, reserved is set"
+            )
         blocks = entries & np.uint64(BLOCK_MASK)
         if (blocks >= self._data_blocks).any():
             yield Finding(4, f"block {int(blocks.max())} is referenced; the data file has {self._data_blocks}")
@@ -196,6 +200,9 @@ class _Checker:
             block = int(blocks[1:][same & (crcs[1:] != crcs[:-1])][0])
             yield Finding(5, f"block {block} is referenced with two checksums")
         first = np.concatenate(([True], ~same))[: len(blocks)]
+        shared = private[order] & (np.concatenate(([False], same)) | np.concatenate((same, [False])))[: len(blocks)]
+        if shared.any():
+            yield Finding(6, f"block {int(blocks[shared][0])} is private to one entry, but another one names it")
         self.blocks, self._crcs = blocks[first], crcs[first]
 
     def _check_counts(self) -> Iterator[Finding]:

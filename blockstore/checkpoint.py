@@ -78,12 +78,16 @@ class MetaDb:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
         self._db.execute(f"PRAGMA journal_size_limit={_WAL_LIMIT}")
-
-    @property
-    def path(self) -> str:
-        """The file, for those who read it in a process of their own; empty for a database in memory."""
         path = str(self._db.execute("PRAGMA database_list").fetchone()[2])
-        return path if os.path.isfile(path) else ""
+        self.path = path if os.path.isfile(path) else ""
+        """The file, for those who read it in a process of their own; empty for a database in memory."""
+
+    def log_bytes(self) -> int:
+        """Length of SQLite's log."""
+        try:
+            return os.stat(self.path + "-wal").st_size
+        except FileNotFoundError:
+            return 0
 
     def create(self, superblock: Superblock) -> None:
         """Tables and the first superblock, in one transaction: a crash leaves an empty database or a whole one."""

@@ -84,6 +84,9 @@ class Directory(Protocol):
     def database(self) -> sqlite3.Connection:
         """``meta.db``, usable from any one thread at a time, in autocommit mode."""
 
+    def reader(self) -> sqlite3.Connection:
+        """As ``database``, another connection that only reads what was committed."""
+
     def close(self) -> None:
         """Release the lock."""
 
@@ -304,6 +307,10 @@ class HostDirectory:
             connection.close()
             raise
         return connection
+
+    def reader(self) -> sqlite3.Connection:
+        uri = f"{(self._path / 'meta.db').absolute().as_uri()}?mode=ro"
+        return sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None)
 
     def close(self) -> None:
         os.close(self._fd)

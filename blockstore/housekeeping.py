@@ -1,11 +1,12 @@
 """When to checkpoint and when to sweep: the pool's background decisions, and who waits for their outcome.
 
 How an image is made is ``saver``'s, how the unreferenced is found ``reclaim``'s. Invariants: one sweep at a time; after
-``stop`` nothing is begun any more.
+``stop`` nothing is begun any more; what a sweep must not find is noted at every switch while one looks for its image.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
@@ -14,7 +15,7 @@ from blockstore.blockmap import BlockMap
 from blockstore.futures import new_future, resolve
 from blockstore.journal import Journal
 from blockstore.layout import UNIT_SHIFT
-from blockstore.reclaim import Sweep
+from blockstore.reclaim import Kept, Marker, Sweep
 from blockstore.saver import Checkpointer
 from blockstore.space import Space
 from blockstore.stats import Counters
@@ -23,8 +24,11 @@ from blockstore.writer import BatchWriter
 T = TypeVar("T")
 
 _PERIOD = 1.0  # seconds between looks at what should be done
+_SPARED = 5.0  # seconds between checkpoints that are made only to give freed blocks back; guessed
 _SWEEP_SHARE = 20  # a sweep is followed by at least so many times its own duration without one
 _SWEEP_LEAST = 256  # dropped blocks (1 MiB) below which the background does not sweep
+_KEPT = 3  # switches of which it is noted what was unavailable: a sweep finds one of the newest images
+_WAL_LIMIT = 1 << 30  # bytes of SQLite's log at which a sweep lets go of the image that keeps it from being reused
 
 
 class Housekeeper:
@@ -42,14 +46,21 @@ class Housekeeper:
         counters: Counters,
         *,
         checkpoint_interval: float,
+        make_marker: Callable[[], Marker],
+        log_bytes: Callable[[], int],
     ) -> None:
+        """``log_bytes``: how large SQLite's log is."""
         self._runner = runner
         self._writer = writer
         self._journal = journal
         self._blockmap = blockmap
         self._counters = counters
         self._checkpoint_interval = checkpoint_interval
+        self._make_marker = make_marker
+        self._log_bytes = log_bytes
         self._sweep: Sweep | None = None
+        self._kept: dict[int, Kept] = {}  # by epoch
+        self._let_go = 0  # times that this sweep had to
         self._opening_sweep_done = False
         self._sweep_waiters: list[Future[int]] = []
         self._next_sweep_waiters: list[Future[int]] = []
@@ -58,6 +69,27 @@ class Housekeeper:
         self._reclaim_due = False
         self.stopped = False
         self._cancel_timer = runner.call_later(_PERIOD, self._look)
+
+    def note_opened(self, epoch: int) -> None:
+        """The image of ``epoch`` is recovery's own: the opening sweep may use it."""
+        self._kept[epoch] = self._note()
+
+    def seal(self, epoch: int) -> int:
+        """The journal was switched for the image of ``epoch``. Returns the high water."""
+        high_water = self.space.seal()
+        if self._sweep is not None:
+            self._kept[epoch] = self._note()
+            for old in sorted(self._kept)[:-_KEPT]:
+                del self._kept[old]
+        return high_water
+
+    def _note(self) -> Kept:
+        return Kept(self.space.unavailable(), self.space.serial, self._blockmap.dropped)
+
+    def _take_kept(self, epoch: int) -> Kept | None:
+        kept = self._kept.get(epoch)
+        self._kept.clear()
+        return kept
 
     def stop(self) -> None:
         """No sweep and no checkpoint is begun any more; a sweep that runs ends without a result."""
@@ -96,6 +128,9 @@ class Housekeeper:
 
     def checkpoint_committed(self) -> None:
         self._checkpointed = self._runner.now()
+        if self._sweep is not None and self._log_bytes() > _WAL_LIMIT << self._let_go:
+            self._let_go += 1  # next time it may take twice as long
+            self._sweep.interrupt()
         self.space.release()
         self._runner.call_soon(self._writer.resume)
 
@@ -118,28 +153,33 @@ class Housekeeper:
         self._reclaim_due = False
         if self._sweep is None and not self.stopped:
             self._sweep_began = self._runner.now()
-            self._writer.cut()
-            self._sweep = Sweep(self._runner, self._blockmap, self.space, self._swept)
-            self._sweep.start()
+            self._let_go = 0
+            self._sweep = Sweep(
+                self._runner,
+                self._blockmap,
+                self.space,
+                self._make_marker,
+                checkpoint=self.checkpointer.start,
+                kept=self._take_kept,
+                done=self._swept,
+            )
+            self._sweep.start(newest=self._opening_sweep_done)
 
-    def _swept(self, freed: int) -> None:
+    def _swept(self, freed: int, error: StoreError | None) -> None:
         self._sweep = None
-        self._opening_sweep_done = True
+        self._kept.clear()
         self._sweep_ended = self._runner.now()
-        self._counters.sweeps += 1
-        self._counters.swept_bytes += freed << UNIT_SHIFT
+        self._checkpoint_ended(error)
+        if error is None:
+            self._opening_sweep_done = True
+            self._counters.sweeps += 1
+            self._counters.swept_bytes += freed << UNIT_SHIFT
         waiters, self._sweep_waiters, self._next_sweep_waiters = self._sweep_waiters, self._next_sweep_waiters, []
-
-        def released(error: StoreError | None) -> None:
-            self._checkpoint_ended(error)
-            for future in waiters:
-                resolve(future, error, freed << UNIT_SHIFT)
-            self.space.changed()
-
-        if freed or self._blockmap.gone:
-            self.checkpointer.start(released)
-        else:
-            released(None)
+        if self._blockmap.gone:
+            self.need_checkpoint()
+        for future in waiters:
+            resolve(future, error, freed << UNIT_SHIFT)
+        self.space.changed()
         if self._sweep_waiters:
             self.begin_sweep()
 
@@ -149,7 +189,9 @@ class Housekeeper:
         self._cancel_timer = self._runner.call_later(_PERIOD, self._look)
         if self.stopped:
             return
-        if now - self._checkpointed >= self._checkpoint_interval and self._journal.position:
+        age = now - self._checkpointed
+        freed = self.space.pending_blocks >= max(_SWEEP_LEAST, self.space.used >> 4)
+        if (age >= self._checkpoint_interval and self._journal.position) or (age >= _SPARED and freed):
             self.need_checkpoint()
         rested = now - self._sweep_ended >= _SWEEP_SHARE * (self._sweep_ended - self._sweep_began)
         if self._blockmap.dropped >= max(_SWEEP_LEAST, self.space.used >> 6) and rested:

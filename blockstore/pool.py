@@ -44,6 +44,7 @@ from blockstore.group import GroupTable, Plan, StoreGroup, widen
 from blockstore.housekeeping import Housekeeper
 from blockstore.journal import Journal
 from blockstore.layout import UNIT_SHIFT, pack_edit
+from blockstore.reclaim import Marker, ProcessMarker, ThreadMarker
 from blockstore.records import Delete, Edit, Put, RollbackMap
 from blockstore.recovery import Replay, finish, open_files, replay, sync_before_reading
 from blockstore.runner import CountingRunner
@@ -74,6 +75,10 @@ class Tuning:
     reserve: int = 16 << 20
     """Kept aside in the host file system so that a checkpoint can finish when that is full."""
     checkpoint_interval: float = 60.0
+    private_frees: bool = True
+    """Whether a block is free as soon as the only entry that names it is replaced; else the sweep finds it."""
+    helper_processes: bool = True
+    """Whether sweeps have a process of their own; else they take turns with the loop thread."""
 
 
 def open_pool(
@@ -126,7 +131,7 @@ def open_directory(
         database, data = open_files(directory)
         try:
             sync_before_reading(directory, data)
-            state = replay(directory, database, data, tuning.map_leaves)
+            state = replay(directory, database, data, tuning.map_leaves, private_frees=tuning.private_frees)
             for finding in check_catalog(state.catalog, state.blockmap):
                 raise Corrupt(f"catalogue: {finding.message}")
             journal = _finish(directory, database, data, state)
@@ -183,6 +188,7 @@ class EnginePool:
         self._build(size_limit, tuning)
         self._table = GroupTable(self)
         self._closing: Future[None] | None = None
+        self._housekeeper.note_opened(self._superblock.ckpt_epoch)
         self._reserve(tuning.reserve)
         self.runner.call_soon(self._housekeeper.begin_sweep)
         self._space.prepare()
@@ -215,11 +221,14 @@ class EnginePool:
             self.blockmap,
             self.counters,
             checkpoint_interval=tuning.checkpoint_interval,
+            make_marker=self._make_marker,
+            log_bytes=self._database.log_bytes,
         )
         self._space = self.writer.space = self._housekeeper.space = Space(
             self.runner,
             self.data,
             Allocator(min(self.recovered.high_water, blocks), blocks),
+            self.blockmap,
             limit=None if size_limit is None else size_limit >> UNIT_SHIFT,
             step=tuning.grow_step >> UNIT_SHIFT,
             keep=tuning.keep_free >> UNIT_SHIFT,
@@ -237,7 +246,7 @@ class EnginePool:
             self.catalog,
             self._superblock,
             cut=self.writer.cut,
-            seal=self._space.seal,
+            seal=self._housekeeper.seal,
             release=self._housekeeper.checkpoint_committed,
             make_room=self._release_reserve,
             fail_stop=self._fail_stop,
@@ -429,6 +438,10 @@ class EnginePool:
             self._housekeeper.need_checkpoint()
 
     # ------------------------------------------------------------------------------------------------ background
+
+    def _make_marker(self) -> Marker:
+        path = self._database.path
+        return ProcessMarker(path) if path and self._tuning.helper_processes else ThreadMarker(self._directory.reader)
 
     def _append_empty(self) -> None:
         if self.reason is not None or self._closing is not None or not self._journal.fits(0):

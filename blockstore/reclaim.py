@@ -1,115 +1,234 @@
 """The sweep: which blocks and nodes nothing references any more. Slow, and always right.
 
-It marks, in slices on the loop thread, everything that some map references, and what is free or pending already; the
-rest is unreferenced. Maps change meanwhile, and that is allowed: a reference never moves from a place that is still to
-be read to one that was (a copy-on-write leaves its source as it was; only a shared node is copied, and shared nodes are
-never changed). So an unmarked block lost its last reference before the sweep ended. What is found goes to the pending
-frees, never directly to the allocator: an older image, or a batch that may be replayed, can still name it.
+A committed image is marked elsewhere (``marking``, in a process of its own); here is decided what of the unmarked may
+be freed. At the image's switch the pool kept what was free, or known to become free: that is subtracted. The rest lost
+its last reference before the switch, so neither that image nor a batch that is replayed after it names it, and it is
+reusable at once. What happened since needs no look: only what is referenced can be freed by its map, and only what is
+free can be taken. Invariant: a result is used only with what was kept at the switch of the very image that was marked,
+and never while a pin is older than that switch.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from blockstore import marking
 from blockstore.allocator import Run
-from blockstore.api import Runner
-from blockstore.blockmap import CLEAN, TO_SAVE, BlockMap, Ids, Leaves, Pages
-from blockstore.layout import BLOCK_MASK, LEAF_ENTRIES, PAGE_NODE
-from blockstore.space import Space
+from blockstore.api import Done, Runner, StoreError
+from blockstore.blockmap import BlockMap
+from blockstore.layout import FormatError
+from blockstore.marking import Found, Marking, Report
+from blockstore.space import Space, Unavailable
+from blockstore.steps import Steps, answered, in_thread, pause, run
 
-_LEAVES_PER_SLICE = 128  # 64 Ki entries, about 1 ms; more would need memory that the host must supply first
-_RUNS_PER_SLICE = 8192
 _NODES_PER_SLICE = 8192
-_BLOCKS_PER_SLICE = 1 << 20
-_PAUSE = 0.001  # seconds between slices: the loop's other work comes first; a sweep takes half of the loop at most
+_RUNS_PER_SLICE = 32768  # made from an array in one go: about 3 ms
+_UNDER_A_PIN = 0.1  # seconds until it is asked again whether older pins ended; guessed
 
-Marks = npt.NDArray[np.bool_]
+
+class SweepFailed(StoreError):
+    """The image could not be read, so nothing is known to be free."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What the pool noted at the switch of an image, for a sweep of it."""
+
+    unavailable: Unavailable
+    serial: int
+    """Of frees since (``Space.serial``)."""
+    dropped: int
+    """Entries that a sweep of this image accounts for."""
+
+
+class Marker(Protocol):
+    """Marks one image. Each call waits: in a helper thread."""
+
+    def begin(self) -> int:
+        """Take hold of the newest image; its epoch. Raises OSError, sqlite3.Error."""
+
+    def find(self, unavailable: Unavailable, report: Report) -> Found:
+        """Raises OSError, EOFError, sqlite3.Error."""
+
+    def interrupt(self) -> None:
+        """Make the call that runs end soon. Not in a thread: it does not wait."""
+
+    def close(self) -> None:
+        """Let go of the image."""
+
+
+class ProcessMarker:
+    """In a process of its own."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._interrupted = False
+        self._helper: subprocess.Popen[bytes] | None = None
+
+    def begin(self) -> int:
+        command = [sys.executable, "-m", "blockstore.marking", self._path]
+        self._helper = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        if self._interrupted:  # while the process was started
+            self._helper.kill()
+        assert self._helper.stdout is not None
+        line = self._helper.stdout.readline()
+        if not line:
+            raise EOFError("the marking process ended early")
+        return int(line)
+
+    def find(self, unavailable: Unavailable, report: Report) -> Found:
+        helper = self._helper
+        assert helper is not None
+        assert helper.stdin is not None
+        assert helper.stdout is not None
+        with helper.stdin as pipe:
+            pipe.write(marking.pack(unavailable))
+        return marking.receive_found(helper.stdout, report)
+
+    def interrupt(self) -> None:
+        self._interrupted = True
+        if self._helper is not None:
+            self._helper.kill()
+
+    def close(self) -> None:
+        if self._helper is not None:
+            self._helper.kill()
+            self._helper.communicate()
+
+
+class ThreadMarker:
+    """In a helper thread, over a connection of its own: where no other process can read the database."""
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        self._connect = connect
+        self._marking: Marking | None = None
+        self._connection: sqlite3.Connection | None = None
+
+    def begin(self) -> int:
+        self._connection = self._connect()
+        self._marking = Marking(self._connection)
+        return self._marking.epoch
+
+    def find(self, unavailable: Unavailable, report: Report) -> Found:
+        assert self._marking is not None
+        return self._marking.find(unavailable, report)
+
+    def interrupt(self) -> None:
+        if self._connection is not None:
+            self._connection.interrupt()
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
 
 
 class Sweep:
-    """One sweep. ``start`` at a tick boundary; ``done(blocks freed)`` when it is over, not called after ``stop``."""
+    """One sweep. ``checkpoint(done)`` makes an image; ``kept`` tells what was noted at the switch of an epoch's image,
+    if it was; ``done(blocks freed, error)`` when it is over, not called after ``stop``."""
 
-    def __init__(self, runner: Runner, blockmap: BlockMap, space: Space, done: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        blockmap: BlockMap,
+        space: Space,
+        make_marker: Callable[[], Marker],
+        *,
+        checkpoint: Callable[[Done], None],
+        kept: Callable[[int], Kept | None],
+        done: Callable[[int, StoreError | None], None],
+    ) -> None:
         self._runner = runner
         self._blockmap = blockmap
         self._space = space
+        self._make_marker = make_marker
+        self._checkpoint = checkpoint
+        self._kept = kept
         self._done = done
+        self._marker: Marker | None = None
+        self._interrupted = False
         self._stopped = False
-        self._freed = 0
+        self.progress = 0.0
+        """0 to 1."""
 
-    def start(self) -> None:
-        blockmap = self._blockmap
-        self._marks: Marks = np.zeros(self._space.allocator.blocks, np.bool_)
-        self._marks[0] = True
-        self._dropped = blockmap.dropped
-        self._not_ours = deque(self._space.unavailable_runs())
-        pages, self._leaves = blockmap.reachable()
-        self._lost_leaves = _unreachable(blockmap.leaves, self._leaves)
-        self._lost_pages = _unreachable(blockmap.pages, pages)
-        self._step(self._mark_unavailable)
+    def start(self, *, newest: bool) -> None:
+        """``newest``: of an image that is made now, instead of the last one."""
+        run(self._sweep(newest)).add_done_callback(Future.result)
 
     def stop(self) -> None:
         self._stopped = True
+        self.interrupt()
 
-    def _step(self, function: Callable[[], None]) -> None:
-        self._runner.call_later(_PAUSE, lambda: None if self._stopped else function())
+    def interrupt(self) -> None:
+        """Let go of the image: the sweep begins again with a newer one."""
+        self._interrupted = True
+        if self._marker is not None:
+            self._marker.interrupt()
 
-    def _mark_unavailable(self) -> None:
-        for _ in range(min(_RUNS_PER_SLICE, len(self._not_ours))):
-            start, count = self._not_ours.popleft()
-            self._marks[start : start + count] = True
-        self._step(self._mark_unavailable if self._not_ours else self._mark_leaves)
+    def _sweep(self, newest: bool) -> Steps[None]:
+        freed = 0
+        failure: StoreError | None = None
+        try:
+            found = None
+            while found is None and not self._stopped:
+                found = yield from self._attempt(newest)
+                newest = True
+            if found is not None and not self._stopped:
+                freed = yield from self._apply(found)
+        except StoreError as error:
+            failure = error
+        if not self._stopped:
+            self._done(freed, failure)
 
-    def _mark_leaves(self) -> None:
-        """Mark what the next leaves reference now. Leaves made since the start hold only copies of entries that are
-        still in older leaves, and blocks that were not taken at the start."""
-        ids, self._leaves = self._leaves[:_LEAVES_PER_SLICE], self._leaves[_LEAVES_PER_SLICE:]
-        rows = self._blockmap.leaves.entry_array.reshape(-1, LEAF_ENTRIES)[ids]
-        blocks = rows.ravel() & np.uint64(BLOCK_MASK)
-        self._marks[blocks[blocks < len(self._marks)]] = True
-        if len(self._leaves):
-            self._step(self._mark_leaves)
-        else:
-            self._at = 0
-            self._step(self._collect)
+    def _attempt(self, newest: bool) -> Steps[Found | None]:
+        """None when it has to be tried again: another image was committed meanwhile, or this one had to be let go."""
+        if newest:
+            yield answered(self._checkpoint)
+        marker = self._marker = self._make_marker()
+        self._interrupted = False
+        self.progress = 0.0
+        try:
+            epoch = yield in_thread(self._runner, marker.begin)
+            kept = self._kept(epoch)
+            if kept is None or self._stopped:
+                return None
+            found: Found = yield in_thread(self._runner, lambda: marker.find(kept.unavailable, self._report))
+        except (OSError, EOFError, sqlite3.Error, FormatError) as error:
+            if self._interrupted:
+                return None
+            raise SweepFailed(f"the last image cannot be read: {error}") from error
+        finally:
+            self._marker = None
+            self._runner.in_thread(marker.close, lambda error: None)
+        while self._space.pinned_before(kept.serial) and not self._stopped:
+            yield pause(self._runner, _UNDER_A_PIN)
+        self._blockmap.dropped -= kept.dropped
+        return found
 
-    def _collect(self) -> None:
-        end = min(self._at + _BLOCKS_PER_SLICE, len(self._marks))
-        runs = runs_of_false(self._marks[self._at : end], self._at)
-        self._freed += sum(run[1] for run in runs)
-        self._space.free_later(runs)
-        self._at = end
-        self._step(self._collect if end < len(self._marks) else self._retire_leaves)
+    def _report(self, done: float) -> None:
+        self.progress = done
 
-    def _retire_leaves(self) -> None:
-        ids, self._lost_leaves = self._lost_leaves[:_NODES_PER_SLICE], self._lost_leaves[_NODES_PER_SLICE:]
-        for leaf in ids.tolist():
-            self._blockmap.retire(self._blockmap.leaves, leaf, 0)
-        self._step(self._retire_leaves if len(self._lost_leaves) else self._finish)
-
-    def _finish(self) -> None:
-        blockmap = self._blockmap
-        for page in self._lost_pages.tolist():
-            blockmap.retire(blockmap.pages, page, PAGE_NODE)
-        blockmap.dropped -= self._dropped
-        self._done(self._freed)
-
-
-def _unreachable(nodes: Leaves | Pages, reachable: Ids) -> Ids:
-    """Nodes in use that no map references."""
-    states = np.frombuffer(nodes.state, np.uint8, nodes.top)
-    lost = (states >= CLEAN) & (states <= TO_SAVE)
-    lost[reachable] = False
-    lost[0] = False
-    return np.flatnonzero(lost)
+    def _apply(self, found: Found) -> Steps[int]:
+        freed = 0
+        for at in range(0, len(found.runs), _RUNS_PER_SLICE):
+            runs = _as_runs(found.runs[at : at + _RUNS_PER_SLICE])
+            freed += sum(count for _, count in runs)
+            self._space.free(runs)
+            yield pause(self._runner)
+        for at in range(0, len(found.nodes), _NODES_PER_SLICE):
+            for node in found.nodes[at : at + _NODES_PER_SLICE].tolist():
+                self._blockmap.retire(node)
+            yield pause(self._runner)
+        return freed
 
 
-def runs_of_false(marks: Marks, base: int) -> list[Run]:
-    """Where nothing is marked, as (first, count); ``base`` is the number of the first mark."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([True], marks, [True])).view(np.int8)))
-    starts, ends = edges[::2], edges[1::2]
-    return list(zip((starts + base).tolist(), (ends - starts).tolist(), strict=True))
+def _as_runs(rows: npt.NDArray[np.int64]) -> list[Run]:
+    return list(zip(rows[:, 0].tolist(), rows[:, 1].tolist(), strict=True))

@@ -94,11 +94,20 @@ def check_journals(directory: Directory, size: int) -> None:
             raise Corrupt(f"{name} has {found} bytes; it was made with {size}")
 
 
-def replay(directory: Directory, database: MetaDb, data: File, map_leaves: int, *, rescue: bool = True) -> Replay:
+def replay(
+    directory: Directory,
+    database: MetaDb,
+    data: File,
+    map_leaves: int,
+    *,
+    rescue: bool = True,
+    private_frees: bool = True,
+) -> Replay:
     """Build the state. Writes nothing but, with ``rescue``, blocks that the page cache has and the disk lost (same
     boot only)."""
     superblock = database.superblock()
-    state = Replay(superblock, rescue, BlockMap(map_leaves), Catalog(), superblock.next_seq, superblock.high_water)
+    blockmap = BlockMap(map_leaves, private_frees=private_frees)
+    state = Replay(superblock, rescue, blockmap, Catalog(), superblock.next_seq, superblock.high_water)
     database.load(state.blockmap, state.catalog)
     state.blockmap.generation = superblock.generation
     state.blockmap.next_map = superblock.next_map
@@ -118,6 +127,7 @@ def replay(directory: Directory, database: MetaDb, data: File, map_leaves: int, 
         _apply(state, records)
         state.next_seq = batch.header.seq + 1
         state.batches += 1
+    blockmap.take_freed()  # older batches may be replayed again until recovery's own checkpoint: left to the sweep
     if data.size() < state.high_water << UNIT_SHIFT:
         raise Corrupt(f"data has {data.size()} bytes; blocks up to {state.high_water << UNIT_SHIFT} are in use")
     return state

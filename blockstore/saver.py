@@ -46,7 +46,7 @@ class _Image:
 
 
 class Checkpointer:
-    """``cut``: commit what joined; ``seal``, ``release``: tell the space that frees so far belong to this image, and
+    """``cut``: commit what joined; ``seal``, ``release``: told that frees so far belong to the image of this epoch, and
     that it is committed; ``make_room``: release the reserve file, False if it was gone already."""
 
     def __init__(
@@ -61,7 +61,7 @@ class Checkpointer:
         superblock: Superblock,
         *,
         cut: Callable[[], object],
-        seal: Callable[[], int],
+        seal: Callable[[int], int],
         release: Callable[[], None],
         make_room: Callable[[], bool],
         fail_stop: Callable[[str], None],
@@ -142,7 +142,7 @@ class Checkpointer:
             next_seq=journal.next_seq,
             generation=blockmap.generation,
             next_map=blockmap.next_map,
-            high_water=self._seal(),
+            high_water=self._seal(journal.epoch),
         )
         image = _Image(
             superblock=self._superblock,

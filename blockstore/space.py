@@ -1,29 +1,60 @@
 """Room for new blocks: growing the data file ahead, holding freed blocks until they may be reused, waiting writers.
 
 The rule that makes reuse safe: a block becomes allocatable only when a checkpoint whose switch came after its last
-reference was dropped has committed. So frees are two lists: after the last switch (``_pending``), and before it
-(``_sealed``). Which blocks are unreferenced is ``reclaim``'s finding.
+reference was dropped has committed, and no pin is older than its free. So frees go into a new list after every switch.
+Which blocks are unreferenced is told by the map (private entries that were replaced) and by ``reclaim`` (the rest).
 """
 
 from __future__ import annotations
 
 import errno
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
 
 from blockstore.allocator import Allocator, Run
 from blockstore.api import Busy, OutOfSpace, Runner, StoreError
+from blockstore.blockmap import BlockMap
 from blockstore.device import File
 from blockstore.layout import UNIT, UNIT_SHIFT
 
 if TYPE_CHECKING:
     from blockstore.writer import Member
 
+Blocks = npt.NDArray[np.uint64]
+
 _PATIENCE = 5.0  # seconds a write waits for space before Busy: below the initiators' command timeout of 30 s
 _SMALLEST_STEP = 256  # blocks (1 MiB): a host with less than that left is full
 _FULL_FOR = 1.0  # seconds before a full host is asked again: somebody may have deleted something; guessed
 _RELEASE_SLICE = 4096  # runs given back in one go, about 1 ms
+_SORTED_HERE = 4096  # blocks: fewer are made into runs at once, more in a helper thread
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """What a sweep of the image of this switch must not find: free already, or known to become free."""
+
+    blocks: int
+    """Blocks of the data file then."""
+    runs: Sequence[Run]
+    single: Sequence[Blocks]
+
+
+class Pin:
+    """A reader of blocks that no map may name any more: while it lives, nothing freed since it began is reused."""
+
+    __slots__ = ("_space", "since")
+
+    def __init__(self, space: Space, since: int) -> None:
+        self._space = space
+        self.since = since
+
+    def release(self) -> None:
+        self._space.unpin(self)
 
 
 class Space:
@@ -35,6 +66,7 @@ class Space:
         runner: Runner,
         data: File,
         allocator: Allocator,
+        blockmap: BlockMap,
         *,
         limit: int | None,
         step: int,
@@ -46,22 +78,26 @@ class Space:
         self._runner = runner
         self._data = data
         self.allocator = allocator
+        self._blockmap = blockmap
         self._limit = limit
         self._step = step
         self._keep = keep
         self._join = join
         self._drop = drop
         self._reclaim = reclaim
-        self._pending: list[Run] = []
-        self._sealed: list[Run] = []
+        self._serial = 0  # of the list that blocks freed now will be in
+        self._sealed: deque[tuple[int, Blocks]] = deque()  # (serial, blocks), oldest first
+        self._committed = -1  # lists up to this one are held by pins alone
+        self._pins: Counter[int] = Counter()  # by serial
+        self._sorting: list[Blocks] = []  # being made into runs
         self._releasing: deque[Run] = deque()
+        self._releasing_blocks = 0
         self._punching: list[Run] = []
         self._growing = False
         self._host_full_until = 0.0
         self._hungry: deque[tuple[float, Member]] = deque()  # (deadline, write), in order
         self._afterwards: list[Callable[[], None]] = []  # run when no write waits any more
         self._timer = False
-        self.pending_blocks = 0
         self.stopped = False
 
     @property
@@ -70,8 +106,15 @@ class Space:
         return self.allocator.blocks - 1 - self.allocator.free - sum(run[1] for run in self._punching)
 
     @property
+    def pending_blocks(self) -> int:
+        """Unreferenced, not yet reusable."""
+        waiting = sum(len(blocks) for _, blocks in self._sealed) + sum(map(len, self._sorting))
+        return len(self._blockmap.freed) + waiting + self._releasing_blocks
+
+    @property
     def has_pending(self) -> bool:
-        return bool(self._pending or self._sealed or self._releasing)
+        """Whether a checkpoint would bring some back, or they are on their way."""
+        return bool(self._blockmap.freed) or self._sealed_unheld() or bool(self._sorting or self._releasing)
 
     def allocate(self, count: int) -> list[Run]:
         """Runs of ``count`` blocks together; empty if there are too few now."""
@@ -143,33 +186,80 @@ class Space:
 
     # ------------------------------------------------------------------------------------------------ freeing
 
-    def free_later(self, runs: list[Run]) -> None:
-        """Nothing references these blocks from now on."""
-        self._pending += runs
-        self.pending_blocks += sum(run[1] for run in runs)
-
-    def unavailable_runs(self) -> list[Run]:
-        """Everything that is free, or known to become free: what a sweep beginning now must not find again."""
-        waiting = self._pending + self._sealed + list(self._releasing) + self._punching
-        return self.allocator.free_runs() + waiting
+    def unavailable(self) -> Unavailable:
+        """Everything that is free, or known to become free, at a switch: behind ``seal``."""
+        runs = self.allocator.free_runs() + list(self._releasing) + self._punching
+        return Unavailable(self.allocator.blocks, runs, [*(blocks for _, blocks in self._sealed), *self._sorting])
 
     def seal(self) -> int:
         """The journal was switched: frees so far are released by this checkpoint's commit. Returns the high water."""
-        self._sealed += self._pending
-        self._pending = []
+        freed = self._blockmap.take_freed()
+        if len(freed):
+            self._sealed.append((self._serial, freed))
+        self._serial += 1
         return self.allocator.high_water
 
     def release(self) -> None:
         """The checkpoint committed."""
-        self._releasing.extend(self._sealed)
-        self._sealed = []
+        self._committed = self._serial - 1
+        if not self._release_unheld():
+            self.changed()
+
+    def free(self, runs: list[Run]) -> None:
+        """What a sweep found: its image has committed, so these may be reused at once."""
+        self._releasing.extend(runs)
+        self._releasing_blocks += sum(run[1] for run in runs)
         self._release_slice()
+
+    def pin(self) -> Pin:
+        """Keep every block that is referenced now from being reused, until ``Pin.release``."""
+        self._pins[self._serial] += 1
+        return Pin(self, self._serial)
+
+    def unpin(self, pin: Pin) -> None:
+        self._pins[pin.since] -= 1
+        if not self._pins[pin.since]:
+            del self._pins[pin.since]
+            if self._sealed:
+                self._release_unheld()
+
+    def pinned_before(self, serial: int) -> bool:
+        """Whether a pin is older than the switch behind which frees got ``serial``."""
+        return bool(self._pins) and min(self._pins) < serial
+
+    @property
+    def serial(self) -> int:
+        """Of the frees from now to the next switch."""
+        return self._serial
+
+    def _sealed_unheld(self) -> bool:
+        return bool(self._sealed) and self._sealed[0][0] < min(self._pins, default=self._serial)
+
+    def _release_unheld(self) -> bool:
+        """Give back the lists that neither an image nor a pin holds; False if there is none."""
+        freed: list[Blocks] = []
+        while self._sealed_unheld() and self._sealed[0][0] <= self._committed:
+            freed.append(self._sealed.popleft()[1])
+        if sum(map(len, freed)) <= _SORTED_HERE:
+            if freed:
+                self.free(runs_of(freed))
+            return bool(freed)
+        self._sorting += freed
+        found: list[list[Run]] = []
+
+        def sorted_out(error: BaseException | None) -> None:
+            assert error is None, error
+            del self._sorting[: len(freed)]
+            self.free(found[0])
+
+        self._runner.in_thread(lambda: found.append(runs_of(freed)), sorted_out)
+        return True
 
     def _release_slice(self) -> None:
         for _ in range(min(_RELEASE_SLICE, len(self._releasing))):
             start, count = self._releasing.popleft()
             self.allocator.release(start, count)
-            self.pending_blocks -= count
+            self._releasing_blocks -= count
         if self._releasing:
             self._runner.call_soon(self._release_slice)
             return
@@ -222,6 +312,16 @@ class Space:
         runs, self._punching = self._punching, []
         self.allocator.put_back_cold(runs)
         self.changed()
+
+
+def runs_of(blocks: Sequence[Blocks]) -> list[Run]:
+    """Single blocks, each named once, as runs."""
+    if not any(map(len, blocks)):
+        return []
+    ordered = np.sort(np.concatenate(blocks))
+    starts = np.flatnonzero(np.concatenate(([True], np.diff(ordered) != 1)))
+    lengths = np.diff(np.concatenate((starts, [len(ordered)])))
+    return list(zip(ordered[starts].tolist(), lengths.tolist(), strict=True))
 
 
 def allocate_step(data: File, blocks: int, step: int) -> int:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from blockstore.pool import EnginePool
 
 _UNIT_MASK = UNIT - 1
+_BLOCK = np.uint64(BLOCK_MASK)
 _SECTOR_MASK = LOGICAL_BLOCK - 1
 _RUN_LIMIT = (8 << 20) >> UNIT_SHIFT  # grains that one unmapped_run looks at: the contract's 8 MiB
 _DISCARD_GRAINS = 1 << 18  # grains (1 GiB) trimmed in one go: up to 512 leaves, about 1 ms
@@ -96,7 +97,7 @@ class EngineVolume:
             raise self._out_of_range(offset, UNIT)
         leaf = self._page_ids[map_.root[grain >> PAGE_GRAIN_SHIFT] << PAGE_SHIFT | (grain >> LEAF_SHIFT & PAGE_MASK)]
         at = leaf << LEAF_SHIFT | (grain & LEAF_MASK)
-        block = self._entries[at]
+        block = self._entries[at] & BLOCK_MASK
         self._counters.reads += 1
         self._counters.read_bytes += UNIT
         if not block:
@@ -208,7 +209,7 @@ class EngineVolume:
         into[:] = whole[skip : skip + len(into)]
 
     def _lookup(self, first: int, count: int) -> tuple[np.ndarray[tuple[int], np.dtype[np.uint64]], Crcs]:
-        """Entries and checksums of ``count`` grains."""
+        """Blocks (0: unmapped) and checksums of ``count`` grains."""
         entries, crcs = [], []
         grain, end = first, first + count
         while grain < end:
@@ -218,11 +219,11 @@ class EngineVolume:
             entries.append(self._entry_array[at : at + piece])
             crcs.append(self._crc_array[at : at + piece])
             grain += piece
-        if len(entries) == 1:
-            return entries[0], crcs[0]
         if not entries:
             return np.zeros(0, np.uint64), np.zeros(0, np.uint32)
-        return np.concatenate(entries), np.concatenate(crcs)
+        if len(entries) == 1:
+            return entries[0] & _BLOCK, crcs[0]
+        return np.concatenate(entries) & _BLOCK, np.concatenate(crcs)
 
     # ------------------------------------------------------------------------------------------------ writing
 
@@ -335,7 +336,7 @@ class EngineVolume:
     def _warm_edges(self, first: int, end: int, again: Callable[[], None], done: Done) -> None:
         scratch = memoryview(bytearray(UNIT))
         edges = [self._lookup(first, 1)[0][0], self._lookup(end - 1, 1)[0][0]]
-        blocks = [int(entry) & BLOCK_MASK for entry in edges if entry]
+        blocks = [int(block) for block in edges if block]
         data = self._data
 
         def work() -> None:

@@ -22,7 +22,14 @@ from blockstore.pool import Tuning, open_directory
 from tests.blockstore.support import KIB, Driver, ManualRunner
 
 SECTOR = 512
-TUNING = Tuning(grow_step=1024 * KIB, keep_free=256 * KIB, reserve=0, map_leaves=1 << 10, unsynced_cap=1 << 20)
+TUNING = Tuning(
+    grow_step=1024 * KIB,
+    keep_free=256 * KIB,
+    reserve=0,
+    map_leaves=1 << 10,
+    unsynced_cap=1 << 20,
+    helper_processes=False,
+)
 
 
 def open_disk(disk: FakeDisk, *, size_limit: int | None = None) -> Driver:
@@ -154,6 +161,12 @@ class FakeDisk:
         connection.disk = self
         if self.meta is not None:
             connection.deserialize(self.meta)
+        return connection
+
+    def reader(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        assert self.meta is not None
+        connection.deserialize(self.meta)
         return connection
 
     def close(self) -> None:

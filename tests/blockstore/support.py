@@ -176,7 +176,7 @@ def pattern(seed: int, length: int = GRAIN) -> bytes:
     return ((seed * 2654435761 + 0x9E3779B9) % (1 << 61)).to_bytes(8, "little") * (length // 8)
 
 
-TUNING = Tuning(grow_step=2 * MIB, keep_free=64 * MIB, reserve=0, map_leaves=1 << 14)
+TUNING = Tuning(grow_step=2 * MIB, keep_free=64 * MIB, reserve=0, map_leaves=1 << 14, helper_processes=False)
 
 
 class Store:

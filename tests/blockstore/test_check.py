@@ -11,7 +11,7 @@ import pytest
 from blockstore.blockmap import BlockMap
 from blockstore.catalog import Catalog
 from blockstore.check import RULES, check_directory
-from blockstore.layout import LEAF_SHIFT, PRIVATE_BIT
+from blockstore.layout import LEAF_SHIFT
 from blockstore.pool import EnginePool
 from tests.blockstore.powercut import TUNING, FakeDisk, open_disk
 from tests.blockstore.support import GRAIN, MIB, pattern
@@ -39,9 +39,10 @@ def share_a_block_with_another_checksum(pool: EnginePool) -> None:
     blockmap.leaves.entries[at] = blockmap.leaves.entries[at + 1]
 
 
-def say_private(pool: EnginePool) -> None:
+def name_a_private_block_twice(pool: EnginePool) -> None:
     blockmap, at = volume_map(pool)
-    blockmap.leaves.entries[at] |= PRIVATE_BIT
+    one = blockmap.maps[pool.catalog.groups["db"].maps[0]]
+    blockmap.write_one(one, 9, *blockmap.entry(one, 4))
 
 
 def share_a_writable_leaf(pool: EnginePool) -> None:
@@ -80,7 +81,7 @@ def _change_group(catalog: Catalog, **changes: object) -> None:
         (name_a_missing_block, 4),
         (set_reserved_bits, 4),
         (share_a_block_with_another_checksum, 5),
-        (say_private, 6),
+        (name_a_private_block_twice, 6),
         (share_a_writable_leaf, 6),
         (name_a_missing_block, 7),
         (share_a_writable_leaf, 10),

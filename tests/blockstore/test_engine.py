@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -260,16 +261,32 @@ def test_a_full_pool_heals_by_itself_after_a_delete(tmp_path: Path) -> None:
     store.prove_whole()
 
 
-def test_overwriting_in_a_small_pool_never_runs_out_of_space(tmp_path: Path) -> None:
+@pytest.mark.parametrize("private_frees", [True, False])
+def test_overwriting_in_a_small_pool_never_runs_out_of_space(tmp_path: Path, private_frees: bool) -> None:
     store = small_store(tmp_path / "pool")
+    store.tuning = replace(store.tuning, private_frees=private_frees)
     driver = store.open()
     volume = driver.group().volumes[0]
     for i in range(3000):
         driver.write(volume, i % 300 * GRAIN, pattern(i))
     for i in range(2700, 3000):
         assert driver.read(volume, i % 300 * GRAIN, GRAIN) == pattern(i)
-    assert driver.pool.statistics().counters["sweeps"] > 1
+    assert (driver.pool.statistics().counters["sweeps"] > 1) is not private_frees
     store.prove_whole()
+
+
+def test_private_frees_may_be_switched_off_and_on_between_two_lives(tmp_path: Path) -> None:
+    store = small_store(tmp_path / "pool")
+    for life in range(4):
+        store.tuning = replace(store.tuning, private_frees=life % 2 == 0)
+        driver = store.open()
+        volume = (driver.pool.groups.get("db") or driver.group()).volumes[0]
+        for i in range(600):
+            driver.write(volume, i % 300 * GRAIN, pattern(1000 * life + i))
+        for i in range(300, 600):
+            assert driver.read(volume, i % 300 * GRAIN, GRAIN) == pattern(1000 * life + i)
+        store.close()
+        assert store.check().findings == ()
 
 
 def test_a_pool_that_is_full_at_start_counts_its_space_before_it_refuses(tmp_path: Path) -> None:
@@ -365,18 +382,45 @@ def test_what_is_freed_after_a_switch_waits_for_the_next_checkpoint(store: Store
     volume = driver.group().volumes[0]
     driver.runner.advance(0.2)  # the opening sweep is over
     driver.write(volume, 0, pattern(1, MIB))
-    driver.discard(volume, 0, MIB)
     checkpoint = driver.pool.checkpoint()
-    driver.runner.elapse(0.001)
-    driver.pool.sweep()
-    for _ in range(10):
-        driver.runner.elapse(0.01)
+    driver.finish(lambda answer: volume.discard(0, MIB, PERMIT, answer))
+    assert checkpoint.done()
     assert driver.pool.statistics().pending_free == MIB
-    while not checkpoint.done():
-        driver.runner.run_thread_work()
+    driver.wait(driver.pool.checkpoint())
+    assert driver.pool.statistics().pending_free == 0
+
+
+def test_a_pin_keeps_what_was_freed_since_from_being_reused(store: Store) -> None:
+    driver = store.open()
+    volume = driver.group().volumes[0]
+    driver.write(volume, 0, pattern(1, MIB))
+    pin = driver.engine._space.pin()
+    driver.discard(volume, 0, MIB)
+    for _ in range(3):
+        driver.wait(driver.pool.checkpoint())
     assert driver.pool.statistics().pending_free == MIB
+    pin.release()
     driver.runner.settle()
     assert driver.pool.statistics().pending_free == 0
+
+
+def test_a_sweep_frees_nothing_below_an_older_pin(store: Store) -> None:
+    driver = store.open()
+    group = driver.group()
+    driver.write(group.volumes[0], 0, pattern(1, MIB))
+    driver.wait(group.snapshot("s"))
+    driver.wait(driver.pool.checkpoint())
+    pin = driver.engine._space.pin()
+    driver.discard(group.volumes[0], 0, MIB)
+    driver.wait(group.delete_snapshot("s"))
+    used = driver.pool.statistics().used
+    swept = driver.pool.sweep()
+    driver.runner.advance(5)
+    assert not swept.done()
+    assert driver.pool.statistics().used == used
+    pin.release()
+    assert driver.wait(swept) == MIB
+    assert driver.pool.statistics().used == used - MIB
 
 
 def test_a_write_that_waits_for_space_while_its_volume_goes_is_refused(tmp_path: Path) -> None:
