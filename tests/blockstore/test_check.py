@@ -40,7 +40,7 @@ def share_a_block_with_another_checksum(pool: EnginePool) -> None:
 
 
 def name_a_private_block_twice(pool: EnginePool) -> None:
-    blockmap, at = volume_map(pool)
+    blockmap = pool.blockmap
     one = blockmap.maps[pool.catalog.groups["db"].maps[0]]
     blockmap.write_one(one, 9, *blockmap.entry(one, 4))
 
