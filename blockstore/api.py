@@ -285,8 +285,12 @@ class Volume(Protocol):
     def flush(self, done: Done) -> None:
         """Make every write acknowledged before this call durable (SYNCHRONIZE CACHE)."""
 
-    def unmapped_run(self, offset: int) -> tuple[bool, int]:
-        """(mapped, length in bytes of the run of grains from ``offset`` in the same state, at most 8 MiB)."""
+    def unmapped_run(self, offset: int) -> tuple[bool, int] | None:
+        """(mapped, length in bytes of the run of grains from ``offset`` in the same state, at most 8 MiB); None if it
+        would block: ``load_map`` first."""
+
+    def load_map(self, offset: int, done: Done) -> None:
+        """Bring into memory what ``unmapped_run`` at ``offset`` looks at."""
 
 
 class Group(Protocol):

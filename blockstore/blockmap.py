@@ -6,7 +6,8 @@ copy-on-write. This module knows neither files nor journals; ``checkpoint`` save
 
 Invariants: a node is changed in place only if ``born >= map.generation``, for ever; node 0 of both kinds is empty and
 never changed; an image begun by ``switch`` gets each node's bytes as they were at the switch; an entry with the private
-bit, in a leaf that may be changed in place, is the only one of the pool that names its block.
+bit, in a leaf that may be changed in place, is the only one of the pool that names its block; the row of an absent node
+reads as zeros, so what is not zero is always true, and a zero is believed only of nodes that are there.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ import numpy.typing as npt
 from blockstore.api import OutOfSpace
 from blockstore.layout import (
     BLOCK_MASK,
+    LEAF_BYTES,
     LEAF_ENTRIES,
     LEAF_SHIFT,
+    PAGE_BYTES,
     PAGE_ENTRIES,
     PAGE_NODE,
     PAGE_SHIFT,
@@ -43,9 +46,10 @@ from blockstore.records import (
     Write,
 )
 
-FREE, CLEAN, DIRTY, TO_SAVE, RETIRED = range(5)
+FREE, CLEAN, DIRTY, TO_SAVE, SAVED, RETIRED, ABSENT = range(7)
 """A node's state: unused; as the last image has it; changed since; changed before the switch and not yet copied into
-the image being made; unreferenced, its id not yet reusable."""
+the image being made; copied into it, and that not yet committed; unreferenced, its id not yet reusable; as the last
+image has it, and in memory no more."""
 
 LEAF_MASK = LEAF_ENTRIES - 1
 PAGE_MASK = PAGE_ENTRIES - 1
@@ -60,13 +64,18 @@ Marks = npt.NDArray[np.bool_]
 
 def _reserve(length: int) -> mmap.mmap:
     """Zeroed memory that the kernel supplies page by page as it is touched, so arenas never move or copy."""
-    return mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+    memory = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+    memory.madvise(mmap.MADV_NOHUGEPAGE)  # or a huge page would stay as long as one of its rows is there
+    return memory
 
 
 class Nodes:
-    """Ids, ages and states of the nodes of one kind. Rows of content belong to the subclasses."""
+    """Ids, ages, states and memory of the nodes of one kind. Rows of content belong to the subclasses."""
 
     what = "node"
+    row_bytes = 0
+    first_stored = 0
+    """Of these nodes' ids in ``meta.db``."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -74,6 +83,11 @@ class Nodes:
         self.free_ids: list[int] = []
         self.born = memoryview(_reserve(capacity * 8)).cast("Q")
         self.state = memoryview(_reserve(capacity))
+        self.used = memoryview(_reserve(capacity))  # 1: looked at since the clock of ``residency`` passed
+        self.states = np.frombuffer(self.state, np.uint8)
+        self._in_memory = np.frombuffer(_reserve(capacity), np.bool_)
+        self.held = 0  # rows that have memory
+        self.absent = 0
         self.dirty = array("I")
         self.state[0] = CLEAN
 
@@ -82,7 +96,7 @@ class Nodes:
         return self.capacity - self.top + len(self.free_ids)
 
     @property
-    def used(self) -> int:
+    def in_use(self) -> int:
         return self.top - 1 - len(self.free_ids)
 
     def take(self, generation: int) -> int:
@@ -97,35 +111,88 @@ class Nodes:
         self.born[node] = generation
         self.state[node] = DIRTY
         self.dirty.append(node)
+        self._hold(node)
         return node
 
-    def adopt(self, node: int, born: int) -> None:
-        """A node that a checkpoint holds; afterwards ``finish_loading``."""
+    def note(self, node: int, born: int) -> None:
+        """A node that an image holds, absent as yet; afterwards ``finish_loading``."""
         if not 0 < node < self.capacity:
             raise OutOfSpace(f"{self.what} id {node}: map memory is sized for {self.capacity}")
         self.born[node] = born
-        self.state[node] = CLEAN
+        self.state[node] = ABSENT
+        self.absent += 1
         self.top = max(self.top, node + 1)
 
     def finish_loading(self) -> None:
-        states = np.frombuffer(self.state, np.uint8, self.top)
-        self.free_ids = np.flatnonzero(states == FREE)[::-1].tolist()
+        self.free_ids = np.flatnonzero(self.states[: self.top] == FREE)[::-1].tolist()
+
+    def fill(self, node: int, body: memoryview) -> None:
+        """The row of an absent node, as the last image has it."""
+        self._set_row(node, body)
+        self.state[node] = CLEAN
+        self.absent -= 1
+        self._hold(node)
+
+    def evict(self, ids: Ids) -> None:
+        """Give the memory of these back: clean ones become absent, free ones stay free."""
+        clean = ids[self.states[ids] == CLEAN]
+        self.states[clean] = ABSENT
+        self.absent += len(clean)
+        self._in_memory[ids] = False
+        self.held -= len(ids)
+        self._drop_rows(ids)
+
+    def victims(self, first: int, count: int, most: int) -> tuple[Ids, int]:
+        """(ids that may be evicted, the id to go on with), of at most ``count`` ids from ``first`` on. A clean row that
+        was looked at since the last turn stays for this one."""
+        window = slice(first, min(first + count, self.top))
+        states, there = self.states[window], self._in_memory[window]
+        clean = there & (states == CLEAN)
+        used = np.frombuffer(self.used, np.bool_)[window]
+        found = np.flatnonzero((clean & ~used) | (there & (states == FREE)))[:most]
+        passed = int(found[-1]) + 1 if len(found) == most else len(states)
+        used[:passed][clean[:passed]] = False
+        return found + first, first + passed
 
     def blob(self, node: int) -> bytes:
         """The node's body as it is stored."""
         raise AssertionError("each kind has its own")
 
+    def _set_row(self, node: int, body: memoryview) -> None:
+        raise AssertionError("each kind has its own")
+
+    def _drop_rows(self, ids: Ids) -> None:
+        raise AssertionError("each kind has its own")
+
+    def _hold(self, node: int) -> None:
+        self.used[node] = 1
+        if not self._in_memory[node]:
+            self._in_memory[node] = True
+            self.held += 1
+
+
+def _drop(memory: mmap.mmap, pages: Ids, size: int) -> None:
+    """Give pieces of ``size`` bytes, by number, rising, back to the kernel: they read as zeros from now on."""
+    if not len(pages):
+        return
+    breaks = np.flatnonzero(np.diff(pages) != 1) + 1
+    starts = np.concatenate(([0], breaks))
+    ends = np.concatenate((breaks, [len(pages)]))
+    for first, count in zip(pages[starts].tolist(), (ends - starts).tolist(), strict=True):
+        memory.madvise(mmap.MADV_DONTNEED, first * size, count * size)
+
 
 class Leaves(Nodes):
     what = "leaf"
+    row_bytes = LEAF_BYTES
 
     def __init__(self, capacity: int) -> None:
         super().__init__(capacity)
-        entries, crcs = _reserve(capacity * LEAF_ENTRIES * 8), _reserve(capacity * LEAF_ENTRIES * 4)
-        self.entries = memoryview(entries).cast("Q")
-        self.crcs = memoryview(crcs).cast("I")
-        self.entry_array = np.frombuffer(entries, np.uint64)
-        self.crc_array = np.frombuffer(crcs, np.uint32)
+        self._entries, self._crcs = _reserve(capacity * LEAF_ENTRIES * 8), _reserve(capacity * LEAF_ENTRIES * 4)
+        self.entries = memoryview(self._entries).cast("Q")
+        self.crcs = memoryview(self._crcs).cast("I")
+        self.entry_array = np.frombuffer(self._entries, np.uint64)
+        self.crc_array = np.frombuffer(self._crcs, np.uint32)
 
     def copy(self, source: int, to: int) -> None:
         """Two leaves name the same blocks from now on, so none of them is private to the copy."""
@@ -138,21 +205,29 @@ class Leaves(Nodes):
         at = node << LEAF_SHIFT
         return self.entry_array[at : at + LEAF_ENTRIES].tobytes() + self.crc_array[at : at + LEAF_ENTRIES].tobytes()
 
-    def load(self, node: int, born: int, body: memoryview) -> None:
-        self.adopt(node, born)
+    def _set_row(self, node: int, body: memoryview) -> None:
         at = node << LEAF_SHIFT
         self.entry_array[at : at + LEAF_ENTRIES] = np.frombuffer(body, np.uint64, LEAF_ENTRIES)
         self.crc_array[at : at + LEAF_ENTRIES] = np.frombuffer(body, np.uint32, LEAF_ENTRIES, LEAF_ENTRIES * 8)
 
+    def _drop_rows(self, ids: Ids) -> None:
+        _drop(self._entries, ids, LEAF_ENTRIES * 8)
+        pairs = np.unique(ids >> 1)  # the checksums of two leaves share a page
+        both = ~(self._in_memory[pairs << 1] | self._in_memory[pairs << 1 | 1])
+        if both.any():
+            _drop(self._crcs, pairs[both], LEAF_ENTRIES * 8)
+
 
 class Pages(Nodes):
     what = "page"
+    row_bytes = PAGE_BYTES
+    first_stored = PAGE_NODE
 
     def __init__(self, capacity: int) -> None:
         super().__init__(capacity)
-        ids = _reserve(capacity * PAGE_ENTRIES * 4)
-        self.ids = memoryview(ids).cast("I")
-        self.id_array = np.frombuffer(ids, np.uint32)
+        self._ids = _reserve(capacity * PAGE_ENTRIES * 4)
+        self.ids = memoryview(self._ids).cast("I")
+        self.id_array = np.frombuffer(self._ids, np.uint32)
 
     def copy(self, source: int, to: int) -> None:
         at, of = to << PAGE_SHIFT, source << PAGE_SHIFT
@@ -164,9 +239,11 @@ class Pages(Nodes):
     def blob(self, node: int) -> bytes:
         return self.row(node).tobytes()
 
-    def load(self, node: int, born: int, body: memoryview) -> None:
-        self.adopt(node, born)
+    def _set_row(self, node: int, body: memoryview) -> None:
         self.row(node)[:] = np.frombuffer(body, np.uint32)
+
+    def _drop_rows(self, ids: Ids) -> None:
+        _drop(self._ids, ids, PAGE_BYTES)
 
 
 @dataclass(slots=True)
@@ -219,6 +296,55 @@ class BlockMap:
         """(entry without the private bit, crc32c) of a grain: what its stored bytes are."""
         at = self.leaf_of(of, grain) << LEAF_SHIFT | (grain & LEAF_MASK)
         return self.leaves.entries[at] & ~PRIVATE_BIT, self.leaves.crcs[at]
+
+    @property
+    def absent(self) -> int:
+        """Nodes that are not in memory. While it is 0, nobody need ask for ``absent_nodes``."""
+        return self.leaves.absent + self.pages.absent
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of all rows."""
+        return self.leaves.held * LEAF_BYTES + self.pages.held * PAGE_BYTES
+
+    @property
+    def dirty_bytes(self) -> int:
+        """Memory of rows that the next image must save before they can be evicted."""
+        return len(self.leaves.dirty) * LEAF_BYTES + len(self.pages.dirty) * PAGE_BYTES
+
+    def absent_nodes(self, of: Map, grain: int, count: int) -> list[int]:
+        """Stored ids of nodes that must be there before these grains are looked up or changed. Where a page is
+        absent, its leaves are not known yet: ask again when it is there."""
+        leaves, pages = self.leaves.state, self.pages.state
+        found: dict[int, None] = {}
+        for index in range(grain >> LEAF_SHIFT, (grain + count + LEAF_MASK) >> LEAF_SHIFT):
+            page = of.root[index >> PAGE_SHIFT]
+            if pages[page] == ABSENT:
+                found[PAGE_NODE + page] = None
+                continue
+            leaf = self.pages.ids[page << PAGE_SHIFT | (index & PAGE_MASK)]
+            if leaves[leaf] == ABSENT:
+                found[leaf] = None
+        return list(found)
+
+    def kind_of(self, stored: int) -> tuple[Leaves | Pages, int]:
+        """The nodes and the id among them of an id in ``meta.db``."""
+        return (self.pages, stored - PAGE_NODE) if stored >= PAGE_NODE else (self.leaves, stored)
+
+    def is_absent(self, stored: int) -> bool:
+        nodes, node = self.kind_of(stored)
+        return nodes.state[node] == ABSENT
+
+    def take_in(self, stored: int, born: int, body: memoryview) -> bool:
+        """A row as ``meta.db`` has it. It is of use only if the node is still absent: it may have been retired
+        meanwhile, and its id reused. False: a page that names leaves which do not exist, and stays absent, because
+        they would read as zeros."""
+        nodes, node = self.kind_of(stored)
+        if nodes.state[node] == ABSENT and nodes.born[node] == born:
+            if nodes is self.pages and not _in_use(self.leaves, np.frombuffer(body, np.uint32)).all():
+                return False
+            nodes.fill(node, body)
+        return True
 
     # ------------------------------------------------------------------------------------------------ changes
 
@@ -383,16 +509,20 @@ class BlockMap:
         state = nodes.state[node]
         if state == DIRTY:
             return
+        assert state != ABSENT, f"{nodes.what} {node} is changed, but not there"
         if state == TO_SAVE:
             self.copy_aside(base + node, nodes.born[node], nodes.blob(node))
         nodes.state[node] = DIRTY
+        nodes.used[node] = 1
         nodes.dirty.append(node)
 
     def retire(self, stored: int) -> None:
         """Nothing references this node any more, given by its id in ``meta.db``; the id waits for ``recycle``."""
-        nodes, node = (self.pages, stored - PAGE_NODE) if stored >= PAGE_NODE else (self.leaves, stored)
+        nodes, node = self.kind_of(stored)
         if nodes.state[node] == TO_SAVE:
             self.copy_aside(stored, nodes.born[node], nodes.blob(node))
+        elif nodes.state[node] == ABSENT:
+            nodes.absent -= 1
         nodes.state[node] = RETIRED
         self.gone.append(stored)
 
@@ -400,19 +530,22 @@ class BlockMap:
         """No image names these retired nodes any more."""
         ids = np.array(gone, np.int64)
         for nodes, own in ((self.leaves, ids[ids < PAGE_NODE]), (self.pages, ids[ids >= PAGE_NODE] - PAGE_NODE)):
-            np.frombuffer(nodes.state, np.uint8)[own] = FREE
+            nodes.states[own] = FREE
             nodes.free_ids += own.tolist()
 
     # ------------------------------------------------------------------------------------------------ the image
 
     def switch(self, nodes: Nodes) -> npt.NDArray[np.uint32]:
         """Begin an image: the ids that it must save. Until saved, a change copies the node aside first."""
-        states = np.frombuffer(nodes.state, np.uint8)
         ids: npt.NDArray[np.uint32] = np.array(nodes.dirty, np.uint32)
-        ids = ids[states[ids] == DIRTY]
-        states[ids] = TO_SAVE
+        ids = ids[nodes.states[ids] == DIRTY]
+        nodes.states[ids] = TO_SAVE
         nodes.dirty = array("I")
         return ids
+
+    def committed(self, nodes: Nodes, ids: npt.NDArray[np.uint32]) -> None:
+        """The image that holds these is the last one now."""
+        nodes.states[ids[nodes.states[ids] == SAVED]] = CLEAN
 
     def forget_dirty(self) -> None:
         """Everything was saved at once (recovery)."""
@@ -422,22 +555,28 @@ class BlockMap:
             nodes.dirty = array("I")
         self.dirty_maps, self.deleted_maps = set(), []
 
-    def missing_nodes(self) -> Iterator[str]:
-        """Root and page entries that name nodes which are not there. They would read as zeros, so nobody may."""
-        page_states = np.frombuffer(self.pages.state, np.uint8)
-        leaf_states = np.frombuffer(self.leaves.state, np.uint8)
-        seen = np.zeros(len(page_states), np.bool_)  # snapshots share most pages: each is looked into once
+    def missing_pages(self) -> Iterator[str]:
+        """Roots that name pages which do not exist. They would read as zeros, so nobody may."""
         for one in self.maps.values():
             root = np.asarray(one.root, np.int64)
-            there = _in_use(page_states, root)
+            there = _in_use(self.pages, root)
             if not there.all():
                 yield f"map {one.number}: root names page {root[~there][0]}, which is not there"
-            new = root[there & ~seen[np.minimum(root, len(seen) - 1)]]
-            seen[new] = True
-            for page in new[new != 0].tolist():
-                ids = self.pages.row(page)
-                if not _in_use(leaf_states, ids).all():
-                    yield f"map {one.number}: page {page} names a leaf that is not there"
+
+    def missing_leaves(self, page: int) -> Iterator[str]:
+        """A page in memory that names leaves which do not exist."""
+        ids = self.pages.row(page)
+        if not _in_use(self.leaves, ids).all():
+            yield f"page {page} names a leaf that is not there"
+
+    def missing_nodes(self) -> Iterator[str]:
+        """Both, when all pages are in memory."""
+        yield from self.missing_pages()
+        seen = np.zeros(self.pages.top, np.bool_)  # snapshots share most pages: each is looked into once
+        for one in self.maps.values():
+            seen[[page for page in one.root if page < len(seen)]] = True
+        for page in np.flatnonzero(seen).tolist():
+            yield from self.missing_leaves(page)
 
     def reachable(self) -> tuple[Ids, Ids]:
         """(page ids, leaf ids) that some map references."""
@@ -453,9 +592,9 @@ class BlockMap:
         return page_ids, np.flatnonzero(seen)
 
 
-def _in_use(states: npt.NDArray[np.uint8], ids: npt.NDArray[np.int64] | npt.NDArray[np.uint32]) -> Marks:
+def _in_use(nodes: Nodes, ids: npt.NDArray[np.int64] | npt.NDArray[np.uint32]) -> Marks:
     """Which of ``ids`` are nodes that exist; node 0 always does."""
-    there: Marks = (ids < len(states)) & (states[np.minimum(ids, len(states) - 1)] != FREE)
+    there: Marks = (ids < nodes.capacity) & (nodes.states[np.minimum(ids, nodes.capacity - 1)] != FREE)
     return there
 
 

@@ -97,7 +97,7 @@ def _check_open(directory: Directory, database: MetaDb, data: File, deep: bool, 
         errors = database.integrity_errors()
         if errors:
             return CheckReport(tuple(Finding(2, f"meta.db: {error}") for error in errors))
-        state = replay(directory, database, data, map_leaves, rescue=False)
+        state = replay(directory, database, data, map_leaves, rescue=False, rows=True)
     except sqlite3.Error as error:
         return CheckReport((Finding(2, f"meta.db: {error}"),))
     except StoreError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from uuid import UUID
 
@@ -35,8 +35,10 @@ CREATE TABLE pool (
 CREATE TABLE node (id INTEGER PRIMARY KEY, born INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE TABLE root (map INTEGER PRIMARY KEY, size INTEGER NOT NULL, generation INTEGER NOT NULL,
     mapped INTEGER NOT NULL, pages BLOB NOT NULL);
+CREATE INDEX node_born ON node (born);
 CREATE TABLE catalog (kind TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY (kind, key));
 """
+_ROWS = 256  # read by one statement
 _WAL_LIMIT = 64 << 20  # bytes that the log keeps after a large checkpoint; guessed
 
 
@@ -63,6 +65,8 @@ _REST_TYPES = [str if column.name in ("name", "boot_id") else int for column in 
 
 NodeRow = tuple[int, int, bytes]
 """(node id, born, body)."""
+Row = tuple[int, int, memoryview]
+"""(node id, born, body) as it was read."""
 RootRow = tuple[int, int, int, int, bytes]
 """(map, size, generation, mapped, page ids)."""
 CatalogRow = tuple[str, str, bytes]
@@ -70,6 +74,33 @@ CatalogRow = tuple[str, str, bytes]
 
 def root_row(one: Map) -> RootRow:
     return one.number, one.size, one.generation, one.mapped, one.root.tobytes()
+
+
+def read_rows(connection: sqlite3.Connection, ids: Sequence[int]) -> tuple[list[Row], dict[int, str]]:
+    """(those of these nodes that the last image has, what is wrong with the others by id). Raises sqlite3.Error."""
+    rows: list[Row] = []
+    problems: dict[int, str] = {}
+    for at in range(0, len(ids), _ROWS):
+        some = ids[at : at + _ROWS]
+        query = f"SELECT id, born, data FROM node WHERE id IN ({','.join('?' * len(some))})"
+        for node, born, data in connection.execute(query, some):
+            try:
+                rows.append((node, born, parse_node(data, PAGE_BYTES if node >= PAGE_NODE else LEAF_BYTES)))
+            except FormatError as error:
+                problems[node] = f"node {node}: {error}"
+    return rows, problems
+
+
+def take_in_rows(
+    blockmap: BlockMap, wanted: Sequence[int], rows: list[Row], problems: Mapping[int, str]
+) -> dict[int, str]:
+    """Take in what ``read_rows`` found of ``wanted``; why some of them are still absent."""
+    found = dict(problems)
+    for stored, born, body in rows:
+        if not blockmap.take_in(stored, born, body):
+            found[stored] = f"page {stored - PAGE_NODE} names a leaf that is not there"
+    still = [stored for stored in wanted if blockmap.is_absent(stored)]
+    return {stored: found.get(stored, f"node {stored} is not there") for stored in still}
 
 
 class MetaDb:
@@ -119,25 +150,35 @@ class MetaDb:
         except ValueError as error:
             raise Corrupt(f"meta.db: pool uuid {uuid!r}: {error}") from error
 
-    def load(self, blockmap: BlockMap, catalog: Catalog) -> None:
-        """Fill empty maps and catalogue from the image, each node of which must be there. Raises Corrupt."""
-        try:
-            for node, born, body in self.nodes():
-                if node >= PAGE_NODE:
-                    blockmap.pages.load(node - PAGE_NODE, born, body)
-                else:
-                    blockmap.leaves.load(node, born, body)
-            for root in self.roots():
-                blockmap.maps[root.number] = root
-        except FormatError as error:
-            raise Corrupt(f"meta.db: {error}") from error
+    def load(self, blockmap: BlockMap, catalog: Catalog, *, rows: bool) -> None:
+        """Fill empty maps and catalogue from the image. ``rows``: with the contents of all nodes, and a proof that
+        each of them is there; else only pages that roots name must exist. Raises Corrupt."""
+        for stored, born in self._db.execute("SELECT id, born FROM node"):
+            nodes, node = blockmap.kind_of(stored)
+            nodes.note(node, born)
         blockmap.leaves.finish_loading()
         blockmap.pages.finish_loading()
-        for problem in blockmap.missing_nodes():
+        try:
+            for root in self.roots():
+                blockmap.maps[root.number] = root
+            if rows:
+                for stored, born, body in self.nodes():
+                    if not blockmap.take_in(stored, born, body):
+                        raise Corrupt(f"meta.db: page {stored - PAGE_NODE} names a leaf that is not there")
+        except FormatError as error:
+            raise Corrupt(f"meta.db: {error}") from error
+        for problem in blockmap.missing_pages():
             raise Corrupt(f"meta.db: {problem}")
         for kind, key, value in self.catalog():
             catalog.load(kind, key, value)
         catalog.finish_loading()
+
+    def fill(self, blockmap: BlockMap, of: Map, grain: int, count: int) -> None:
+        """Take in what these grains need. Raises Corrupt."""
+        while wanted := blockmap.absent_nodes(of, grain, count):
+            rows, problems = read_rows(self._db, wanted)
+            for problem in take_in_rows(blockmap, wanted, rows, problems).values():
+                raise Corrupt(f"meta.db: {problem}")
 
     def nodes(self) -> Iterator[tuple[int, int, memoryview]]:
         """(node id, born, body). Raises FormatError."""

@@ -4,7 +4,8 @@ Everything that walks grains in order stands on it: ``send`` (against the base, 
 ``snapshot diff``. It reads maps and no data. Two entries are equal when they name the same stored bytes, so a grain
 that was overwritten with the same content counts as changed: never less is reported than is different.
 
-Invariant: what one step of ``changes`` yields was true of both maps at one moment, and grains come in rising order.
+Invariants: what one step of ``changes`` yields was true of both maps at one moment, and grains come in rising order;
+a step that finds nodes absent says so and is done again when they are there.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from blockstore.api import NotFound, VolumeRecord
-from blockstore.blockmap import PAGE_GRAIN_SHIFT, BlockMap, Map
+from blockstore.blockmap import ABSENT, PAGE_GRAIN_SHIFT, BlockMap, Map
 from blockstore.hold import Hold
-from blockstore.layout import BLOCK_MASK, LEAF_ENTRIES, LEAF_SHIFT, PRIVATE_BIT, UNIT_SHIFT
+from blockstore.layout import BLOCK_MASK, LEAF_ENTRIES, LEAF_SHIFT, PAGE_NODE, PRIVATE_BIT, UNIT_SHIFT
 from blockstore.pool import EnginePool
 from blockstore.records import Crcs
 from blockstore.steps import Steps, pause, run
@@ -62,14 +63,42 @@ class Ranges:
         return Ranges(self.offsets[which], self.lengths[which], self.zero[which])
 
 
-def changes(blockmap: BlockMap, old: Map | None, new: Map) -> Iterator[Changes]:
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """These nodes, by their stored ids, must be loaded before the iterator goes on."""
+
+    nodes: list[int]
+
+
+def changes(blockmap: BlockMap, old: Map | None, new: Map) -> Iterator[Changes | Absent]:
     """Where ``new`` differs from ``old`` (None: from nothing). Each step looks at a bounded number of leaves and
     yields what it found, which may be nothing, so that whoever iterates can let the loop go between two steps."""
     end = new.size >> UNIT_SHIFT
+    maps = [new] if old is None else [new, old]
     for index in _pages_that_differ(old, new):
+        while nodes := _absent_pages(blockmap, maps, index):
+            yield Absent(nodes)
         slots = _leaves_that_differ(blockmap, old, new, index)
         for at in range(0, len(slots), _LEAVES):
-            yield _compare(blockmap, old, new, index, slots[at : at + _LEAVES], end)
+            some = slots[at : at + _LEAVES]
+            while nodes := _absent_pages(blockmap, maps, index) or _absent_leaves(blockmap, maps, index, some):
+                yield Absent(nodes)
+            yield _compare(blockmap, old, new, index, some, end)
+
+
+def _absent_pages(blockmap: BlockMap, maps: list[Map], page: int) -> list[int]:
+    if not blockmap.absent:
+        return []
+    pages = {PAGE_NODE + one.root[page] for one in maps if page < len(one.root)}
+    return [stored for stored in sorted(pages) if blockmap.is_absent(stored)]
+
+
+def _absent_leaves(blockmap: BlockMap, maps: list[Map], page: int, slots: Grains) -> list[int]:
+    if not blockmap.leaves.absent:
+        return []
+    ids = np.unique(np.concatenate([_leaf_ids(blockmap, one, page)[slots] for one in maps]))
+    absent: list[int] = ids[blockmap.leaves.states[ids] == ABSENT].tolist()
+    return absent
 
 
 def _pages_that_differ(old: Map | None, new: Map) -> list[int]:
@@ -144,7 +173,7 @@ class SnapshotDiff:
         for hold in self._holds:
             hold.release()
 
-    def ranges(self, lun: int) -> Iterator[Ranges]:
+    def ranges(self, lun: int) -> Iterator[Ranges | Absent]:
         """Of one volume; one bounded step each, neighbours of two steps are not joined. Raises NotFound when the
         volume is removed meanwhile."""
         maps = self._pool.blockmap.maps
@@ -153,7 +182,11 @@ class SnapshotDiff:
         if number not in maps:
             raise NotFound(f"LUN {lun} of group {self._group} was removed")
         for step in changes(self._pool.blockmap, None if old is None else maps[old], maps[number]):
-            yield ranges_of(step.grains, step.entries == 0)
+            yield step if isinstance(step, Absent) else ranges_of(step.grains, step.entries == 0)
+
+    def load(self, absent: Absent) -> Future[None]:
+        """What a step of ``ranges`` asks for."""
+        return self._pool.residency.fetch(absent.nodes)
 
     def all_ranges(self, lun: int) -> Future[Ranges]:
         """Of one volume at once, neighbours joined; 17 bytes a range. The loop gets its turn every few steps."""
@@ -162,7 +195,10 @@ class SnapshotDiff:
     def _collect(self, lun: int) -> Steps[Ranges]:
         found: list[Ranges] = []
         for number, step in enumerate(self.ranges(lun), 1):
-            found.append(step)
+            if isinstance(step, Absent):
+                yield self.load(step)
+            else:
+                found.append(step)
             if number % _STEPS_PER_SLICE == 0:
                 yield pause(self._pool.runner)
         return join(found)

@@ -21,7 +21,7 @@ import numpy as np
 
 from blockstore.api import Closed
 from blockstore.device import File
-from blockstore.diff import Changes, changes
+from blockstore.diff import Absent, Changes, changes
 from blockstore.hold import Hold
 from blockstore.layout import UNIT, UNIT_SHIFT, ZERO_CRC
 from blockstore.pool import EnginePool
@@ -90,7 +90,9 @@ class Verifier:
         hashed = hashlib.sha256(_VOLUME_PREFIX + struct.pack("<Q", size))
         one = pool.blockmap.maps[snapshot.maps[lun]]
         for number, some in enumerate(batches(changes(pool.blockmap, None, one)), 1):
-            if some is not None:
+            if isinstance(some, Absent):
+                yield pool.residency.fetch(some.nodes)
+            elif some is not None:
                 packed: bytes = yield in_thread(pool.runner, partial(_hashed_bytes, pool.data, some, what))
                 yield in_thread(pool.runner, partial(hashed.update, packed))
                 self._done += len(some.grains) << UNIT_SHIFT

@@ -16,6 +16,7 @@ from blockstore.futures import new_future, resolve
 from blockstore.journal import Journal
 from blockstore.layout import UNIT_SHIFT
 from blockstore.reclaim import Kept, Marker, Sweep
+from blockstore.residency import Residency
 from blockstore.saver import Checkpointer
 from blockstore.space import Space
 from blockstore.stats import Counters
@@ -32,9 +33,10 @@ _WAL_LIMIT = 1 << 30  # bytes of SQLite's log at which a sweep lets go of the im
 
 
 class Housekeeper:
-    """``checkpointer`` and ``space`` are given after construction: they ask this one in turn."""
+    """``checkpointer``, ``residency`` and ``space`` are given after construction: they ask this one in turn."""
 
     checkpointer: Checkpointer
+    residency: Residency
     space: Space
 
     def __init__(
@@ -189,6 +191,7 @@ class Housekeeper:
         self._cancel_timer = self._runner.call_later(_PERIOD, self._look)
         if self.stopped:
             return
+        self.residency.relieve()
         age = now - self._checkpointed
         freed = self.space.pending_blocks >= max(_SWEEP_LEAST, self.space.used >> 4)
         if (age >= self._checkpoint_interval and self._journal.position) or (age >= _SPARED and freed):

@@ -147,6 +147,9 @@ class MemoryVolume:
             last += 1
         return mapped, last * GRAIN - offset
 
+    def load_map(self, offset: int, done: Done) -> None:
+        done(None)
+
     def store(self, offset: int, length: int, data: memoryview | None) -> None:
         """Carry out a committed write; None writes zeros. All-zero grains are unmapped, as in every engine."""
         at = 0

@@ -47,6 +47,7 @@ from blockstore.layout import UNIT_SHIFT, pack_edit
 from blockstore.reclaim import Marker, ProcessMarker, ThreadMarker
 from blockstore.records import Delete, Edit, Put, RollbackMap
 from blockstore.recovery import Replay, finish, open_files, replay, sync_before_reading
+from blockstore.residency import Residency
 from blockstore.runner import CountingRunner
 from blockstore.saver import Checkpointer
 from blockstore.space import Space
@@ -70,8 +71,10 @@ class Tuning:
     """So much free space stays allocated in the host; more is given back."""
     unsynced_cap: int = 256 << 20
     """Data that no sync has covered: beyond half of it a sync is begun and writers are slowed."""
-    map_leaves: int = 1 << 22
-    """Leaves (2 MiB of a volume each) that fit into memory: 6 KiB each, as they are used."""
+    map_leaves: int = 1 << 26
+    """Leaves (2 MiB of a volume each) that may exist: address space of 6 KiB each."""
+    map_memory: int = 1 << 30
+    """Bytes of the maps that are kept in memory; the rest is read when it is needed."""
     reserve: int = 16 << 20
     """Kept aside in the host file system so that a checkpoint can finish when that is full."""
     checkpoint_interval: float = 60.0
@@ -236,6 +239,14 @@ class EnginePool:
             drop=self.writer.drop,
             reclaim=self._housekeeper.reclaim,
         )
+        self.residency = self.writer.residency = self._housekeeper.residency = Residency(
+            self.runner,
+            self.blockmap,
+            self._directory.reader,
+            budget=tuning.map_memory,
+            cut=self.writer.cut,
+            need_checkpoint=self._housekeeper.need_checkpoint,
+        )
         self._checkpointer = self._housekeeper.checkpointer = Checkpointer(
             self.runner,
             self._gate,
@@ -247,7 +258,7 @@ class EnginePool:
             self._superblock,
             cut=self.writer.cut,
             seal=self._housekeeper.seal,
-            release=self._housekeeper.checkpoint_committed,
+            release=self._committed,
             make_room=self._release_reserve,
             fail_stop=self._fail_stop,
         )
@@ -343,6 +354,9 @@ class EnginePool:
                 "flush_rounds": self._rounds.rounds,
                 "checkpoints": checkpointer.checkpoints,
                 "nodes_saved": checkpointer.nodes_saved,
+                "map_bytes": self.blockmap.held_bytes,
+                "map_nodes_loaded": self.residency.loaded,
+                "map_nodes_evicted": self.residency.evicted,
                 "sweeps": self.counters.sweeps,
                 "swept_bytes": self.counters.swept_bytes,
                 "sent_bytes": self.counters.sent_bytes,
@@ -439,6 +453,10 @@ class EnginePool:
 
     # ------------------------------------------------------------------------------------------------ background
 
+    def _committed(self) -> None:
+        self._housekeeper.checkpoint_committed()
+        self.residency.relieve()
+
     def _make_marker(self) -> Marker:
         path = self._database.path
         return ProcessMarker(path) if path and self._tuning.helper_processes else ThreadMarker(self._directory.reader)
@@ -486,6 +504,7 @@ class EnginePool:
         self.writer.refusal = FailStopped(reason)
         self._checkpointer.stop()
         self._space.stopped = True
+        self.residency.stopped = True
         self._housekeeper.stop()
         self.runner.call_soon(lambda: self._refuse_all(FailStopped(reason)))
 
@@ -500,12 +519,14 @@ class EnginePool:
         self._checkpointer.stop()
         self._rounds.stop()
         self._space.stopped = True
+        self.residency.stopped = True
         self._refuse_all(Closed("the pool is closed"))
         self.runner.when_idle(self._release_files)
 
     def _release_files(self) -> None:
         for group in self.groups.values():
             group.detach()
+        self.residency.close()
         self._database.close()
         self._journal.close()
         self.data.close()

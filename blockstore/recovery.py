@@ -29,7 +29,7 @@ from blockstore.layout import (
     parse_data_header,
     parse_records,
 )
-from blockstore.records import Delete, Put, Record, Write
+from blockstore.records import Delete, Put, Record, Trim, Write
 
 DATA = "data"
 _log = logging.getLogger(__name__)
@@ -102,13 +102,14 @@ def replay(
     *,
     rescue: bool = True,
     private_frees: bool = True,
+    rows: bool = False,
 ) -> Replay:
     """Build the state. Writes nothing but, with ``rescue``, blocks that the page cache has and the disk lost (same
-    boot only)."""
+    boot only). ``rows``: with all nodes in memory; else those that the journal touches."""
     superblock = database.superblock()
     blockmap = BlockMap(map_leaves, private_frees=private_frees)
     state = Replay(superblock, rescue, blockmap, Catalog(), superblock.next_seq, superblock.high_water)
-    database.load(state.blockmap, state.catalog)
+    database.load(state.blockmap, state.catalog, rows=rows)
     state.blockmap.generation = superblock.generation
     state.blockmap.next_map = superblock.next_map
     journals = JournalImage.read(directory, superblock.uuid)
@@ -124,7 +125,7 @@ def replay(
         ):
             state.dropped_batches = len(batches) - i
             break
-        _apply(state, records)
+        _apply(state, database, records)
         state.next_seq = batch.header.seq + 1
         state.batches += 1
     blockmap.take_freed()  # older batches may be replayed again until recovery's own checkpoint: left to the sweep
@@ -184,11 +185,14 @@ def _rescue(data: File, block: int, crc: int, state: Replay) -> None:
         )
 
 
-def _apply(state: Replay, records: list[Record]) -> None:
+def _apply(state: Replay, database: MetaDb, records: list[Record]) -> None:
     for record in records:
         if isinstance(record, Put | Delete):
             state.catalog.apply(record)
             continue
+        if state.blockmap.absent and isinstance(record, Write | Trim):
+            count = len(record.crcs) if isinstance(record, Write) else record.count
+            database.fill(state.blockmap, state.blockmap.maps[record.map], record.grain, count)
         state.blockmap.apply(record)
         if isinstance(record, Write):
             end = (record.entry & BLOCK_MASK) + len(record.crcs)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blockstore.api import Done, FailStopped, OutOfSpace, Runner, StoreError
-from blockstore.blockmap import CLEAN, DIRTY, TO_SAVE, BlockMap, Nodes
+from blockstore.blockmap import DIRTY, SAVED, TO_SAVE, BlockMap, Nodes
 from blockstore.catalog import Catalog
 from blockstore.checkpoint import MetaDb, NodeRow, RootRow, Superblock, root_row
 from blockstore.device import File, SyncGate, is_full
@@ -183,7 +183,7 @@ class Checkpointer:
         for node in ids.tolist():
             if nodes.state[node] == TO_SAVE:  # else it was copied aside when it changed
                 rows.append((base + node, nodes.born[node], nodes.blob(node)))
-                nodes.state[node] = CLEAN
+                nodes.state[node] = SAVED
         return rows
 
     # ------------------------------------------------------------------------------------------------ the commit
@@ -201,6 +201,8 @@ class Checkpointer:
         self._image = None
         self.checkpoints += 1
         self._journal.recycle()
+        self._blockmap.committed(self._blockmap.leaves, image.leaves)
+        self._blockmap.committed(self._blockmap.pages, image.pages)
         self._recycle(image.gone)
         waiters, self._waiters, self._next_waiters = self._waiters, self._next_waiters, []
         self._release()
@@ -255,7 +257,7 @@ class Checkpointer:
         blockmap = self._blockmap
         for nodes, ids in ((blockmap.leaves, image.leaves), (blockmap.pages, image.pages)):
             for node in ids.tolist():
-                if nodes.state[node] in (CLEAN, TO_SAVE):
+                if nodes.state[node] in (SAVED, TO_SAVE):
                     nodes.state[node] = DIRTY
                     nodes.dirty.append(node)
         blockmap.dirty_maps |= {row[0] for row in image.roots if row[0] in blockmap.maps}

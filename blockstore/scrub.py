@@ -22,8 +22,8 @@ from crc32c import crc32c
 from blockstore.api import Closed, InUse
 from blockstore.blockmap import PAGE_GRAIN_SHIFT, Map
 from blockstore.device import File
-from blockstore.diff import Changes
-from blockstore.layout import BLOCK_MASK, LEAF_ENTRIES, LEAF_SHIFT, PRIVATE_BIT, UNIT, UNIT_SHIFT
+from blockstore.diff import Absent, Changes
+from blockstore.layout import BLOCK_MASK, LEAF_ENTRIES, LEAF_SHIFT, PAGE_NODE, PRIVATE_BIT, UNIT, UNIT_SHIFT
 from blockstore.pool import EnginePool
 from blockstore.reading import concatenate, select
 from blockstore.staging import staged_receives
@@ -109,6 +109,9 @@ class Scrub:
             if one is None:  # deleted since
                 continue
             for some in self._unseen(one):
+                if isinstance(some, Absent):
+                    yield pool.residency.fetch(some.nodes)
+                    continue
                 yield pause(pool.runner, self._lateness(began))
                 if self._closed or isinstance(pool.writer.refusal, Closed):
                     raise Closed("the scrub was ended")
@@ -126,7 +129,7 @@ class Scrub:
 
     # ------------------------------------------------------------------------------------------------ what to read
 
-    def _unseen(self, one: Map) -> Iterator[Changes]:
+    def _unseen(self, one: Map) -> Iterator[Changes | Absent]:
         """Mapped grains whose blocks have not been read, a bounded number of leaves a step; columns are in the order
         of blocks, so that the medium is read in order."""
         pages, parts, waiting = self._pool.blockmap.pages, [], 0
@@ -135,8 +138,11 @@ class Scrub:
             if not page or page in self._seen_pages:
                 continue
             self._seen_pages.add(page)
+            yield from self._absent(PAGE_NODE + page)
             slots = np.flatnonzero(pages.row(page))
             for at in range(0, len(slots), _LEAVES):
+                yield from self._absent(PAGE_NODE + page)
+                yield from self._absent(*pages.row(page)[slots[at : at + _LEAVES]].tolist())
                 parts.append(self._unseen_in(pages.row(page), slots[at : at + _LEAVES], index))
                 waiting += len(parts[-1].grains)
                 if waiting >= _PIECE or len(parts) >= _LEAVES:
@@ -146,6 +152,12 @@ class Scrub:
                     yield select(parts[-1], slice(0, 0))
         if parts:
             yield concatenate(parts)
+
+    def _absent(self, *nodes: int) -> Iterator[Absent]:
+        """Ask for those of ``nodes`` that are not in memory, until they are."""
+        blockmap = self._pool.blockmap
+        while blockmap.absent and (absent := [node for node in nodes if blockmap.is_absent(node)]):
+            yield Absent(absent)
 
     def _unseen_in(self, row: npt.NDArray[np.uint32], slots: npt.NDArray[np.int64], page: int) -> Changes:
         leaves = self._pool.blockmap.leaves
@@ -185,11 +197,11 @@ class Scrub:
 
     def _confirm(self, place: Place, one: Map, grain: Changes) -> Steps[None]:
         """Still referenced there? Then read it again, and if it is still referenced after that, it is damaged."""
-        if not self._still_there(one, grain):
+        if not (yield from self._still_there(one, grain)):
             return
         pool = self._pool
         bad: dict[int, str] = yield in_thread(pool.runner, lambda: _mismatches(pool.data, grain))
-        if not bad or not self._still_there(one, grain):
+        if not bad or not (yield from self._still_there(one, grain)):
             return
         error = ScrubError(place, int(grain.grains[0]) << UNIT_SHIFT, int(grain.blocks[0]), bad[0])
         self._error_count += 1
@@ -198,12 +210,14 @@ class Scrub:
             self._errors.append(error)
         log.error("scrub: %s", describe(error))
 
-    def _still_there(self, one: Map, grain: Changes) -> bool:
-        number = int(grain.grains[0])
-        if self._pool.blockmap.maps.get(one.number) is not one or number << UNIT_SHIFT >= one.size:
-            return False
-        entry, crc = self._pool.blockmap.entry(one, number)
-        return ((entry ^ int(grain.entries[0])) & int(_SAME_BYTES), crc) == (0, int(grain.crcs[0]))
+    def _still_there(self, one: Map, grain: Changes) -> Steps[bool]:
+        blockmap, number = self._pool.blockmap, int(grain.grains[0])
+        while blockmap.maps.get(one.number) is one and number << UNIT_SHIFT < one.size:
+            if not (absent := blockmap.absent_nodes(one, number, 1)):
+                expected = int(grain.entries[0]) & int(_SAME_BYTES), int(grain.crcs[0])
+                return blockmap.entry(one, number) == expected
+            yield self._pool.residency.fetch(absent)
+        return False
 
 
 def describe(error: ScrubError) -> str:

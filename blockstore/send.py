@@ -17,7 +17,7 @@ import numpy as np
 from blockstore.api import Closed, Invalid, NotFound, SnapshotRecord, StoreError
 from blockstore.blockmap import Map
 from blockstore.device import File
-from blockstore.diff import Changes, changes, ranges_of
+from blockstore.diff import Absent, Changes, changes, ranges_of
 from blockstore.export_diff import RBD_END, Begin, pack_begin, pack_data, pack_zero
 from blockstore.hold import Hold
 from blockstore.layout import UNIT_SHIFT
@@ -88,7 +88,9 @@ class Sender:
             self._state = "pieces"
             return self._encoder.head(self.head)
         for number, job in enumerate(self._jobs, 1):
-            if job is not None:
+            if isinstance(job, Absent):
+                yield self._pool.residency.fetch(job.nodes)
+            elif job is not None:
                 content, frame = yield in_thread(self._pool.runner, partial(_pack_job, job))
                 return self._encoder.piece(job.lun, job.position, frame, content)
             if number % _STEPS_PER_SLICE == 0:
@@ -138,7 +140,7 @@ class Sender:
             raise Invalid(f"the resume token goes on at LUN {position.lun}, byte {position.offset}: no such place")
         return position
 
-    def _all_jobs(self) -> Iterator[_Job | None]:
+    def _all_jobs(self) -> Iterator[_Job | Absent | None]:
         """None: a slice of looking at the maps is over and found too little to make a piece of."""
         base = self._base.snapshot.record.name if self._base is not None else None
         for volume in self.head.volumes:
@@ -152,12 +154,12 @@ class Sender:
             yield from self._data_jobs(volume, first)
             yield _Job(volume.lun, volume.size, lambda: RBD_END)
 
-    def _data_jobs(self, volume: StreamVolume, first: int) -> Iterator[_Job | None]:
+    def _data_jobs(self, volume: StreamVolume, first: int) -> Iterator[_Job | Absent | None]:
         old, new = self._maps(volume.lun)
         what = f"group {self.head.group}, snapshot {self.head.to.name}, LUN {volume.lun}"
         for some in batches(changes(self._pool.blockmap, old, new), first >> UNIT_SHIFT):
-            if some is None:
-                yield None
+            if some is None or isinstance(some, Absent):
+                yield some
             else:
                 position = (int(some.grains[-1]) + 1) << UNIT_SHIFT
                 yield _Job(volume.lun, position, partial(_records, self._pool.data, some, what))
@@ -168,12 +170,15 @@ class Sender:
         return (None if old is None else maps[old]), maps[self._new.snapshot.maps[lun]]
 
 
-def batches(found: Iterator[Changes], first: int = 0) -> Iterator[Changes | None]:
+def batches(found: Iterator[Changes | Absent], first: int = 0) -> Iterator[Changes | Absent | None]:
     """What ``changes`` yields from grain ``first`` on, gathered and cut into batches of at most ``PIECE_GRAINS`` mapped
     grains; None after each step that did not fill one."""
     kept: list[Changes] = []
     mapped = count = 0
     for step in found:
+        if isinstance(step, Absent):
+            yield step
+            continue
         step = select(step, step.grains >= first) if len(step.grains) and step.grains[0] < first else step
         kept.append(step)
         count += len(step.grains)

@@ -66,6 +66,7 @@ class EngineVolume:
         self._page_ids = pool.blockmap.pages.ids
         self._entries = pool.blockmap.leaves.entries
         self._crcs = pool.blockmap.leaves.crcs
+        self._leaf_used = pool.blockmap.leaves.used
         self._entry_array = pool.blockmap.leaves.entry_array
         self._crc_array = pool.blockmap.leaves.crc_array
         self._attached = True
@@ -98,10 +99,13 @@ class EngineVolume:
         leaf = self._page_ids[map_.root[grain >> PAGE_GRAIN_SHIFT] << PAGE_SHIFT | (grain >> LEAF_SHIFT & PAGE_MASK)]
         at = leaf << LEAF_SHIFT | (grain & LEAF_MASK)
         block = self._entries[at] & BLOCK_MASK
-        self._counters.reads += 1
-        self._counters.read_bytes += UNIT
+        self._leaf_used[leaf] = 1
         if not block:
+            if self._blockmap.absent and self._blockmap.absent_nodes(map_, grain, 1):
+                return False
             into[:] = ZERO_GRAIN
+            self._counters.reads += 1
+            self._counters.read_bytes += UNIT
             return True
         try:
             if self._data.read_now(block << UNIT_SHIFT, into) != UNIT:
@@ -110,6 +114,8 @@ class EngineVolume:
             raise MediumError(f"volume {self._uuid}: read of block {block} failed: {error}", offset) from error
         if crc32c(into) != self._crcs[at]:
             raise MediumError(f"volume {self._uuid}: checksum of block {block} does not match", offset)
+        self._counters.reads += 1
+        self._counters.read_bytes += UNIT
         return True
 
     def read(self, offset: int, into: memoryview, done: Done) -> None:
@@ -120,20 +126,39 @@ class EngineVolume:
         except StoreError as error:
             done(error)
             return
-        self._read_in_thread(offset, into, done)
+        missing = self._absent(offset, len(into))
+        if missing:
+            self._load(missing, offset, lambda: self.read(offset, into, done), done)
+        else:
+            self._read_in_thread(offset, into, done)
 
-    def unmapped_run(self, offset: int) -> tuple[bool, int]:
+    def unmapped_run(self, offset: int) -> tuple[bool, int] | None:
         self._check(offset, 0)
         first = offset >> UNIT_SHIFT
         self._settle(range(first, first + _RUN_LIMIT))
         count = min(_RUN_LIMIT, (self.map.size >> UNIT_SHIFT) - first)
-        entries, _ = self._lookup(first, count)
         if not count:
             return False, 0
+        if self._absent(offset, count << UNIT_SHIFT):
+            return None
+        entries, _ = self._lookup(first, count)
         states = entries != 0
         changes = np.flatnonzero(states != states[0])
         run = int(changes[0]) if len(changes) else count
         return bool(states[0]), ((first + run) << UNIT_SHIFT) - offset
+
+    def load_map(self, offset: int, done: Done) -> None:
+        try:
+            self._check(offset, 0)
+        except StoreError as error:
+            done(error)
+            return
+        length = min(_RUN_LIMIT << UNIT_SHIFT, self.map.size - offset)
+        missing = self._absent(offset, length)
+        if missing:
+            self._load(missing, offset, lambda: self.load_map(offset, done), done)
+        else:
+            done(None)
 
     def _read_any_now(self, offset: int, into: memoryview) -> bool:
         length = len(into)
@@ -141,23 +166,61 @@ class EngineVolume:
         first, end = offset >> UNIT_SHIFT, (offset + length + _UNIT_MASK) >> UNIT_SHIFT
         if self._pending or self._pending_trims:
             self._settle(range(first, end))
+        whole = into if not (offset | length) & _UNIT_MASK else memoryview(bytearray((end - first) << UNIT_SHIFT))
+        if self._absent(offset, length) or not self._read_grains(first, whole, wait=False):
+            return False
+        if whole is not into:
+            skip = offset & _UNIT_MASK
+            into[:] = whole[skip : skip + length]
         self._counters.reads += 1
         self._counters.read_bytes += length
-        if not (offset | length) & _UNIT_MASK:
-            return self._read_grains(first, into, wait=False)
-        whole = memoryview(bytearray((end - first) << UNIT_SHIFT))
-        if not self._read_grains(first, whole, wait=False):
-            return False
-        skip = offset & _UNIT_MASK
-        into[:] = whole[skip : skip + length]
         return True
 
     def _read_grains(self, first: int, into: memoryview, *, wait: bool) -> bool:
-        """Fill ``into`` with whole grains; False if it would block. Raises MediumError."""
-        count = len(into) >> UNIT_SHIFT
-        entries, crcs = self._lookup(first, count)
+        """Fill ``into`` with whole grains, whose nodes are there; False if it would block. Raises MediumError."""
+        blocks, crcs = self._lookup(first, len(into) >> UNIT_SHIFT)
+        return self._fill(first, blocks, crcs, into, wait=wait)
+
+    def _read_in_thread(self, offset: int, into: memoryview, done: Done) -> None:
+        """Read and verify in a helper thread. A pin keeps the blocks from being reused meanwhile, whatever becomes of
+        the map: what is answered is what was there when this was called."""
+        length = len(into)
+        first, end = offset >> UNIT_SHIFT, (offset + length + _UNIT_MASK) >> UNIT_SHIFT
+        blocks, crcs = self._lookup(first, end - first)
+        crcs = crcs.copy()  # ``blocks`` is no part of the map already
+        whole = into if not (offset | length) & _UNIT_MASK else memoryview(bytearray((end - first) << UNIT_SHIFT))
+        pin = self._writer.space.pin()
+
+        def finish(error: BaseException | None) -> None:
+            pin.release()
+            if error is not None:
+                done(error if isinstance(error, StoreError) else MediumError(f"read failed: {error!r}", offset))
+                return
+            if not self._attached:
+                done(self._refusal(offset, length))
+                return
+            if whole is not into:
+                skip = offset & _UNIT_MASK
+                into[:] = whole[skip : skip + length]
+            self._counters.reads += 1
+            self._counters.read_bytes += length
+            done(None)
+
+        self._pool.runner.in_thread(lambda: self._fill(first, blocks, crcs, whole, wait=True), finish)
+
+    def _fill(
+        self,
+        first: int,
+        blocks: np.ndarray[tuple[int], np.dtype[np.uint64]],
+        crcs: Crcs,
+        into: memoryview,
+        *,
+        wait: bool,
+    ) -> bool:
+        """Read these blocks, of the grains from ``first`` on, and verify them; False if it would block. Raises
+        MediumError."""
         read = self._data.read if wait else self._data.read_now
-        for start, piece, block in runs_of_blocks(entries):
+        for start, piece, block in runs_of_blocks(blocks):
             part = into[start << UNIT_SHIFT : (start + piece) << UNIT_SHIFT]
             try:
                 if not block:
@@ -167,46 +230,27 @@ class EngineVolume:
             except OSError as error:
                 offset = (first + start) << UNIT_SHIFT
                 raise MediumError(f"volume {self._uuid}: read of block {block} failed: {error}", offset) from error
-        bad = first_mismatch(into, entries, crcs)
+        bad = first_mismatch(into, blocks, crcs)
         if bad is not None:
             offset = (first + bad) << UNIT_SHIFT
-            raise MediumError(f"volume {self._uuid}: checksum of block {int(entries[bad])} does not match", offset)
+            raise MediumError(f"volume {self._uuid}: checksum of block {int(blocks[bad])} does not match", offset)
         return True
 
-    def _read_in_thread(self, offset: int, into: memoryview, done: Done) -> None:
-        """Warm the cache in a helper thread, then read as if hot. If the cache lost it again, wait for it in place:
-        that is rarer than it is slow. An entry is looked up anew then, so a block that was legally reused while the
-        thread read it is no medium error."""
-        first, end = offset >> UNIT_SHIFT, (offset + len(into) + _UNIT_MASK) >> UNIT_SHIFT
-        entries, _ = self._lookup(first, end - first)
-        runs = [(block, piece) for _, piece, block in runs_of_blocks(entries) if block]
-        data = self._data
+    def _absent(self, offset: int, length: int) -> list[int]:
+        """Nodes that must be loaded before these bytes can be looked up."""
+        if not self._blockmap.absent:
+            return []
+        first, end = offset >> UNIT_SHIFT, (offset + length + _UNIT_MASK) >> UNIT_SHIFT
+        return self._blockmap.absent_nodes(self.map, first, end - first)
 
-        def work() -> None:
-            scratch = memoryview(bytearray(max((piece for _, piece in runs), default=0) << UNIT_SHIFT))
-            for block, piece in runs:
-                data.read(block << UNIT_SHIFT, scratch[: piece << UNIT_SHIFT])
-
-        def finish(error: BaseException | None) -> None:
-            try:
-                if error is not None:
-                    raise MediumError(f"volume {self._uuid}: read failed: {error}", offset)
-                self._read_waiting(offset, into)
-            except StoreError as problem:
-                done(problem)
+    def _load(self, nodes: list[int], offset: int, then: Callable[[], None], done: Done) -> None:
+        def loaded(error: StoreError | None) -> None:
+            if error is None:
+                then()
             else:
-                done(None)
+                done(MediumError(f"volume {self._uuid}: {error}", offset))
 
-        self._pool.runner.in_thread(work, finish)
-
-    def _read_waiting(self, offset: int, into: memoryview) -> None:
-        self._check(offset, len(into))
-        first, end = offset >> UNIT_SHIFT, (offset + len(into) + _UNIT_MASK) >> UNIT_SHIFT
-        self._settle(range(first, end))
-        whole = memoryview(bytearray((end - first) << UNIT_SHIFT))
-        self._read_grains(first, whole, wait=True)
-        skip = offset & _UNIT_MASK
-        into[:] = whole[skip : skip + len(into)]
+        self._pool.residency.load(nodes, loaded)
 
     def _lookup(self, first: int, count: int) -> tuple[np.ndarray[tuple[int], np.dtype[np.uint64]], Crcs]:
         """Blocks (0: unmapped) and checksums of ``count`` grains."""
@@ -303,10 +347,14 @@ class EngineVolume:
         grains = range(first, end)
         if self._meets_pending(grains) and (not self._writer.cut() or self._meets_pending(grains)):
             again = partial(self.write, offset, data, permit, done, sync=sync)
-            self._writer.after_commit(lambda: self._writer.space.after_waiting(again))
+            self._writer.after_commit(lambda: self._writer.after_waiting(again))
             return
         if self._writer.refusal is not None:
             done(self._writer.refusal)
+            return
+        missing = self._absent(offset, 1) + self._absent(offset + len(data) - 1, 1)
+        if missing:
+            self._load(missing, offset, partial(self.write, offset, data, permit, done, sync=sync), done)
             return
         whole = memoryview(bytearray((end - first) << UNIT_SHIFT))
         try:

@@ -2,7 +2,8 @@
 
 The order is the whole point: data, then permits, then journal, then map, then acknowledgement. Nothing is visible in a
 map before both writes succeeded; nothing is acknowledged before the append. What cannot be committed now because the
-journal is full waits here in order; what finds no space waits in ``space``.
+journal is full waits here in order, as does what needs parts of the map that are not in memory; what finds no space
+waits in ``space``.
 
 Invariant: a volume's pending index holds exactly its members that are joined and not committed.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import errno
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from blockstore.allocator import Run
@@ -35,6 +37,7 @@ from blockstore.layout import LEAF_SHIFT, PAGE_SHIFT, UNIT_SHIFT, WRITE_KIND, pa
 from blockstore.records import Crcs
 
 if TYPE_CHECKING:
+    from blockstore.residency import Residency
     from blockstore.space import Space
     from blockstore.volume import EngineVolume
 
@@ -74,10 +77,13 @@ class BatchWriter:
         self._fail_stop = fail_stop
         self._need_checkpoint = need_checkpoint
         self.space: Space
+        self.residency: Residency
         self._members: list[Member] = []
         self._due = False
         self._waiting: list[Callable[[], None]] = []  # run once the members before them are committed
         self.refusal: StoreError | None = None  # why nothing may join any more
+        self._parked: list[Member] = []  # their nodes are being loaded
+        self._afterwards: list[Callable[[], None]] = []  # run when nothing is parked any more
         self._held: deque[list[Done]] = deque()  # committed; their acknowledgements are delayed
         self._undecided: list[Member] = []  # their append failed: their grains are neither old nor new
         self._undecided_verb = False  # a verb's append failed: it is neither done nor not done
@@ -116,6 +122,13 @@ class BatchWriter:
         else:
             self._waiting.append(action)
 
+    def after_waiting(self, action: Callable[[], None]) -> None:
+        """Run ``action`` when the writes that wait for nodes or space have joined again, or were refused."""
+        if self._parked:
+            self._afterwards.append(action)
+        else:
+            self.space.after_waiting(action)
+
     def wait_for_room(self, action: Callable[[], None]) -> None:
         """Run ``action``, the first of all that wait, when the journal has room again."""
         self._waiting.insert(0, action)
@@ -130,12 +143,13 @@ class BatchWriter:
     def refuse_all(self, error: StoreError) -> None:
         """The pool stopped: nothing that has not been appended ever will be."""
         self.refusal = error
-        members, self._members = self._members, []
+        members, self._members, self._parked = self._members + self._parked, [], []
         self._unindex(members)
         while self._held:  # committed, whatever stopped the pool, and nobody may run timers after a close
             self._let_go()
         for member in members:
             member[6](error)
+        self._go_on()
         self.resume()
 
     def drop(self, members: list[Member], error: StoreError) -> None:
@@ -157,6 +171,8 @@ class BatchWriter:
         members = self._take()
         if True in [member[5].revoked for member in members]:
             self._drop_revoked(members)
+            return True
+        if self._blockmap.absent and self._park_absent(members):
             return True
         need = sum([member[2] for member in members if member[3] is not None])
         # As if free space were in single blocks and every grain needed a record of its own: it may be so.
@@ -210,6 +226,39 @@ class BatchWriter:
         for member in dropped:
             member[6](Revoked("the write's permit was revoked"))
 
+    def _park_absent(self, members: list[Member]) -> bool:
+        """Put those aside whose nodes are not in memory. False if there are none; else the batch is formed again."""
+        absent = {
+            id(member): nodes
+            for member in members
+            if (nodes := self._blockmap.absent_nodes(member[0].map, member[1], member[2]))
+        }
+        if not absent:
+            return False
+        self._members = [member for member in members if id(member) not in absent] + self._members
+        parked = [member for member in members if id(member) in absent]
+        self._parked += parked
+        for member in parked:
+            self.residency.load(absent[id(member)], partial(self._unpark, member))
+        return True
+
+    def _unpark(self, member: Member, error: StoreError | None) -> None:
+        if self.refusal is not None:
+            return  # it was answered when the pool stopped
+        self._parked = [other for other in self._parked if other is not member]
+        refusal = error or member[0].refusal(member[1], member[2])  # removed, or smaller, while this waited
+        if refusal is None:
+            self.join(member)
+        else:
+            self.drop([member], refusal)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if not self._parked:
+            actions, self._afterwards = self._afterwards, []
+            for action in actions:
+                self.space.after_waiting(action)
+
     def _turn_away(self, members: list[Member], runs: list[Run]) -> None:
         """No room for this batch. Trims need no blocks and stay; writes wait for space, or are refused."""
         for start, count in runs:
@@ -262,7 +311,7 @@ class BatchWriter:
         """Take ``members`` out of the pending index; what stays joined, or is undecided, is put in again."""
         for volume in {member[0] for member in members}:
             volume.forget_pending()
-        for member in self._members + self._undecided + self.space.waiting_members():
+        for member in self._members + self._parked + self._undecided + self.space.waiting_members():
             member[0].index_pending(member[1], member[2])
 
     def _answer(self, members: list[Member], error: StoreError | None, grains: int) -> None:
@@ -298,6 +347,9 @@ class BatchWriter:
             self._need_checkpoint()
         if not journal.previous_live:
             fill = 0.0  # the switch that was just asked for empties it at once
+        if self.residency.pressure > _SLOW_FROM:
+            self._need_checkpoint()
+            fill = max(fill, min(1.0, self.residency.pressure))
         unsynced = rounds.unsynced_bytes / self._unsynced_cap
         if unsynced > _SLOW_FROM:
             rounds.start_in_background()

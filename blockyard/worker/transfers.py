@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from blockstore import api
-from blockstore.diff import Ranges, SnapshotDiff, join
+from blockstore.diff import Absent, Ranges, SnapshotDiff, join
 from blockstore.fingerprint import Verifier
 from blockstore.pool import EnginePool
 from blockstore.receive import Receiver, abort_receive
@@ -250,7 +250,7 @@ class Lines:
 async def _diff_volume(diff: SnapshotDiff, record: api.VolumeRecord, lines: Lines) -> DiffVolume:
     """Say all ranges of a volume; the totals."""
     changed = zero = count = 0
-    async for ranges in _joined(diff.ranges(record.lun)):
+    async for ranges in _joined(_ranges(diff, record.lun)):
         changed += int(ranges.lengths[~ranges.zero].sum())
         zero += int(ranges.lengths[ranges.zero].sum())
         count += len(ranges)
@@ -258,10 +258,19 @@ async def _diff_volume(diff: SnapshotDiff, record: api.VolumeRecord, lines: Line
     return DiffVolume(lun=record.lun, name=record.name, size=record.size, changed=changed, zero=zero, ranges=count)
 
 
-async def _joined(steps: Iterable[Ranges]) -> AsyncIterator[Ranges]:
+async def _ranges(diff: SnapshotDiff, lun: int) -> AsyncIterator[Ranges]:
+    """Those of each step, once the nodes that it needs are in memory."""
+    for step in diff.ranges(lun):
+        if isinstance(step, Absent):
+            await wait_for_store(diff.load(step))
+        else:
+            yield step
+
+
+async def _joined(steps: AsyncIterator[Ranges]) -> AsyncIterator[Ranges]:
     """Ranges of many steps, neighbours joined over their borders. Between two steps the loop gets its turn."""
     kept: list[Ranges] = []
-    for step in steps:
+    async for step in steps:
         kept.append(step)
         if sum(map(len, kept)) > _LINE_RANGES:
             whole = join(kept)

@@ -164,9 +164,8 @@ class FakeDisk:
         return connection
 
     def reader(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-        assert self.meta is not None
-        connection.deserialize(self.meta)
+        connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, factory=_Reader)
+        connection.disk = self
         return connection
 
     def close(self) -> None:
@@ -193,6 +192,20 @@ class _Database(sqlite3.Connection):
         if sql == "COMMIT":
             self.disk.committed(self.serialize())
         return cursor
+
+
+class _Reader(sqlite3.Connection):
+    """Sees what was committed when a statement is run, and within a transaction what was when that began."""
+
+    disk: FakeDisk
+    seen: bytes | None = None
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        if not self.in_transaction and self.seen is not self.disk.meta:
+            self.seen = self.disk.meta
+            assert self.seen is not None
+            self.deserialize(self.seen)
+        return super().execute(sql, parameters)
 
 
 class Cutter:

@@ -71,10 +71,10 @@ def test_a_snapshot_keeps_its_entries_and_shares_its_nodes() -> None:
     blockmap, one = new_map()
     blockmap.write(one, 0, 10, crcs(1, 2))
     blockmap.apply(SnapMap(2, 1))
-    used = blockmap.leaves.used
+    used = blockmap.leaves.in_use
     assert used == 1
     blockmap.write_one(one, 0, 50, 5)
-    assert blockmap.leaves.used == used + 1
+    assert blockmap.leaves.in_use == used + 1
     assert content(blockmap, blockmap.maps[2], range(4)) == {0: (10, 1), 1: (11, 2)}
     assert content(blockmap, one, range(4)) == {0: (50, 5), 1: (11, 2)}
 
@@ -83,10 +83,10 @@ def test_an_older_map_of_the_same_pool_stays_writable_in_place() -> None:
     blockmap, _ = new_map()
     blockmap.apply(CreateMap(5, GIB))
     blockmap.write_one(blockmap.maps[5], 0, 10, 1)
-    used = blockmap.leaves.used
+    used = blockmap.leaves.in_use
     blockmap.apply(SnapMap(2, 1))
     blockmap.write_one(blockmap.maps[5], 0, 11, 1)
-    assert blockmap.leaves.used == used
+    assert blockmap.leaves.in_use == used
 
 
 def test_trimming_whole_leaves_forgets_them_and_frozen_ones_stay() -> None:
@@ -102,7 +102,7 @@ def test_trimming_whole_leaves_forgets_them_and_frozen_ones_stay() -> None:
 def test_trimming_nothing_makes_no_node() -> None:
     blockmap, one = new_map(64 * GIB)
     blockmap.trim(one, 100, (64 * GIB >> 12) - 200)
-    assert blockmap.leaves.used == blockmap.pages.used == 0
+    assert blockmap.leaves.in_use == blockmap.pages.in_use == 0
 
 
 def test_an_image_gets_each_node_as_it_was_at_the_switch() -> None:

@@ -353,7 +353,7 @@ def test_used_follows_what_is_mapped_after_a_sweep(store: Store) -> None:
     driver.discard(group.volumes[0], 0, 4 * MIB)
     driver.runner.advance(5)
     assert driver.pool.statistics().used == 0
-    assert driver.engine.blockmap.leaves.used == 0
+    assert driver.engine.blockmap.leaves.in_use == 0
 
 
 def test_a_sweep_during_writes_and_verbs_frees_nothing_that_is_referenced(store: Store) -> None:

@@ -133,8 +133,8 @@ def test_a_sweep_that_nothing_disturbs_finds_every_lost_node(store: Store) -> No
     driver = store.open()
     group = driver.group(size=2 * MIB)
     take(driver, group, 20)
-    assert driver.engine.blockmap.leaves.used == 20
+    assert driver.engine.blockmap.leaves.in_use == 20
     for name in list(group.snapshots):
         driver.wait(group.delete_snapshot(name))
     driver.wait(driver.pool.sweep())
-    assert (driver.engine.blockmap.leaves.used, driver.engine.blockmap.pages.used) == (1, 1)
+    assert (driver.engine.blockmap.leaves.in_use, driver.engine.blockmap.pages.in_use) == (1, 1)

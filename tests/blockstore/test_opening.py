@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from blockstore.api import Corrupt
+from blockstore.api import Corrupt, MediumError
 from blockstore.check import check_pool
 from blockstore.checkpoint import MetaDb
 from blockstore.device import HostDirectory, HostFile
@@ -107,15 +107,37 @@ def test_a_catalogue_that_names_a_map_that_is_not_there_is_corrupt(damaged: Stor
     refuse(damaged, "is not there")
 
 
-@pytest.mark.parametrize("which", ["id < 4294967296", "id > 4294967296"])
-def test_a_missing_node_is_corrupt_and_not_a_range_of_zeros(damaged: Store, which: str) -> None:
-    edit_database(damaged, f"DELETE FROM node WHERE {which}")
+def test_a_missing_page_is_corrupt_and_not_a_range_of_zeros(damaged: Store) -> None:
+    edit_database(damaged, "DELETE FROM node WHERE id > 4294967296")
     refuse(damaged, "not there")
 
 
-def test_a_node_with_a_flipped_bit_is_corrupt(damaged: Store) -> None:
-    edit_database(damaged, "UPDATE node SET data = zeroblob(length(data)) WHERE id < 4294967296")
-    refuse(damaged, "checksum")
+@pytest.mark.parametrize(
+    ("damage", "match"),
+    [
+        ("DELETE FROM node WHERE id < 4294967296", "names a leaf that is not there"),
+        ("UPDATE node SET data = zeroblob(length(data)) WHERE id < 4294967296", "checksum"),
+        ("UPDATE node SET data = zeroblob(7) WHERE id > 4294967296", "bytes"),
+    ],
+)
+def test_a_damaged_node_is_a_medium_error_where_it_is_read(damaged: Store, damage: str, match: str) -> None:
+    """Nodes are read when they are needed: what does not need this one works on."""
+    edit_database(damaged, damage)
+    damaged.expect_findings = True
+    driver = damaged.open()
+    volume = driver.pool.groups["db"].volumes[0]
+    other = driver.group("other").volumes[0]
+    driver.write(other, 0, pattern(7))
+    with pytest.raises(MediumError, match=match) as seen:
+        driver.read(volume, 4 * GRAIN, GRAIN)
+    assert seen.value.offset == 4 * GRAIN
+    with pytest.raises(MediumError):
+        driver.write(volume, 0, pattern(8))
+    with pytest.raises(MediumError):
+        driver.write(volume, 512, b"x" * 512)
+    assert driver.read(other, 0, GRAIN) == pattern(7)
+    damaged.close()
+    assert {finding.rule for finding in damaged.check().findings} == {2}
 
 
 def test_the_databases_log_is_settled_before_sqlite_sees_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
