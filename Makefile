@@ -43,7 +43,7 @@ integration: setup system ## The scenarios with real initiators only
 bench: setup ## Measure the running machine: 4 KiB random at depth 1, 32, 128 and 1 MiB sequential
 	$(BIN)/python -m bench
 
-soak: setup system ## Repeats and hours: make soak NAME=power (evidence goes to docs/evidence)
+soak: setup system ## Repeats and hours: make soak NAME=crash (evidence goes to docs/evidence)
 	$(BIN)/python -m bench.soak $(NAME)
 
 system: ## Install the Debian packages that the tests need

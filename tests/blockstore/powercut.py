@@ -25,11 +25,11 @@ SECTOR = 512
 TUNING = Tuning(grow_step=1024 * KIB, keep_free=256 * KIB, reserve=0, map_leaves=1 << 10, unsynced_cap=1 << 20)
 
 
-def open_disk(disk: FakeDisk, *, size_limit: int | None = None) -> Driver:
+def open_disk(disk: FakeDisk, *, size_limit: int | None = None, tuning: Tuning = TUNING) -> Driver:
     """Make or recover the pool on ``disk``."""
     runner = ManualRunner()
     pool = open_directory(
-        disk, runner, create=True, name="p", size_limit=size_limit, journal_size=256 * KIB, tuning=TUNING
+        disk, runner, create=True, name="p", size_limit=size_limit, journal_size=256 * KIB, tuning=tuning
     )
     return Driver(runner, pool)
 
@@ -119,6 +119,11 @@ class FakeDisk:
         self.cold = False  # whether reads would block
         self.faults: dict[tuple[str, str], list[int]] = {}
         """(operation, file) -> errors of the next such operations, in order; 0 is no error."""
+
+    @property
+    def born(self) -> bool:
+        """Whether there is a pool, or the beginnings of one."""
+        return self.meta is not None
 
     def fail_if_told(self, operation: str, file: str) -> None:
         faults = self.faults.get((operation, file))
