@@ -75,6 +75,11 @@ class ClockedRunner:
         while not done():
             self._turn(0.05)
 
+    def turn_for(self, seconds: float) -> None:
+        """Let the loop live for so long."""
+        end = self.now() + seconds
+        self.turn_until(lambda: self.now() >= end)
+
     def _turn(self, patience: float) -> None:
         due, self._soon = self._soon, deque()
         for function in due:
