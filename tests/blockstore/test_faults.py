@@ -522,7 +522,7 @@ def test_data_without_its_database_is_not_overwritten() -> None:
     disk = FakeDisk()
     driver = open_disk(disk)
     driver.write(driver.group(size=MIB).volumes[0], 0, pattern(1), sync=True)
-    disk.meta = None
+    disk.remove("meta.db")
     with pytest.raises(Corrupt, match="not overwritten"):
         open_disk(disk)
 

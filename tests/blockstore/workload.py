@@ -197,6 +197,7 @@ _DECK = (
     + ["checkpoint"] * 3
     + ["sweep"] * 3
     + ["idle"] * 3
+    + ["close", "kill"]
     + ["snapshot"] * 4
     + ["clone"] * 2
     + ["rollback"] * 2
@@ -212,9 +213,12 @@ class Workload:
 
     def __init__(self, cache: CachePolicy, seed: int, variant: Variant, *, disk: FakeDisk | None = None) -> None:
         self.rng = random.Random(seed)
+        self.cache = cache
         self.variant = variant
         self.disk = disk or FakeDisk()
         self.driver = variant.open(self.disk)
+        self.born_at = self.events
+        """Events in the trace until the pool was made: before that there is none, or one without groups."""
         self.driver.runner.settle()
         self.model = Model()
         self.model.record(0)
@@ -430,6 +434,21 @@ class Workload:
     def _idle(self) -> None:
         self.driver.runner.advance(self.rng.choice([0.1, 1.2]))
 
+    def _close(self) -> None:
+        """And open again."""
+        self.driver.runner.advance(0.5)
+        self.driver.wait(self.driver.pool.close())
+        self._open()
+
+    def _kill(self) -> None:
+        """The process dies with nothing under way, and the next one recovers."""
+        self.driver.runner.advance(0.5)
+        self._open()
+
+    def _open(self) -> None:
+        self.driver = self.variant.open(self.disk)
+        self.model.flushed(self.events, len(self.model.history) - 1)
+
     def _turn(self) -> None:
         """Let the loop, its timers and the helpers go on a little, in a random order; more if space is short."""
         runner = self.driver.runner
@@ -476,15 +495,15 @@ class Judge:
 
     def __init__(self, work: Workload) -> None:
         self.model = work.model
+        self.born_at = work.born_at
         self.variant = work.variant
         self.states = 0
 
     def judge(self, cut: int, disk: FakeDisk, what: str, *, killed: bool = False) -> None:
         """``killed``: only the process died."""
-        if not disk.born:
-            return
-        report = check_directory(disk, deep=True, map_leaves=self.variant.tuning.map_leaves)
-        assert not report.findings, f"cut {cut}, {what}: {report.findings}"
+        if cut >= self.born_at:
+            report = check_directory(disk.copy(), deep=True, map_leaves=self.variant.tuning.map_leaves)
+            assert not report.findings, f"cut {cut}, {what}: {report.findings}"
         state = observe(self.variant.open(disk))
         floor = self.model.acknowledged if killed else self.model.durable
         allowed = self.model.allowed(cut, floor)
@@ -495,8 +514,6 @@ class Judge:
     def judge_after_crashes_in_recovery(self, cut: int, disk: FakeDisk, rng: random.Random) -> None:
         """Cut the power again inside recovery and the first moments of serving, perhaps more than once."""
         for _ in range(rng.randint(1, 3)):
-            if not disk.born:
-                return
             before = len(disk.trace)
             cutter = Cutter([], disk.boot)
             cutter.start_from(disk)
