@@ -209,7 +209,8 @@ def _finish_checkpoint(m: Model, s: State, out: Steps) -> None:
 
 def _take_back(m: Model, s: State, out: Steps) -> None:
     """``Checkpointer._take_back`` (SQLITE_FULL): nothing was committed, all of it is dirty again."""
-    world = m.maps.set_state(s.world, s.saver.nodes, DIRTY, (SAVED, TO_SAVE))
+    states = (TO_SAVE,) if m.broken == rules.SAVED_NOT_TAKEN_BACK else (SAVED, TO_SAVE)
+    world = m.maps.set_state(s.world, s.saver.nodes, DIRTY, states)
     again = s._replace(world=world, saver=None, gone=s.gone | s.saver.gone, budget=spend(s.budget, FULLS))
     out.append(("the host is full: the checkpoint is given up", again))
 

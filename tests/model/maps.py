@@ -212,7 +212,8 @@ class Maps:
             if state == TO_SAVE and self._broken != rules.FUZZY_NODES:
                 aside.append((old, born, before))
                 state = DIRTY
-            leaves[old - 1] = (state if state == TO_SAVE else DIRTY), born, tuple(entries)
+            stays = state == TO_SAVE or (state == SAVED and self._broken == rules.SAVED_STAYS)
+            leaves[old - 1] = (state if stays else DIRTY), born, tuple(entries)
             return world._replace(leaves=tuple(leaves))
         new = next((i for i, leaf in enumerate(leaves, 1) if leaf[0] == FREE), 0)
         if not new:

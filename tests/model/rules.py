@@ -41,6 +41,8 @@ BIT_IN_FROZEN_DROP = "a whole-leaf trim believes the private bits of a frozen le
 BIT_IN_DELETED = "a deletion believes the private bits of its frozen leaves"
 PIN_UNSEEN_BY_COMMIT = "a commit releases what was freed since a pin began"
 PIN_UNSEEN_BY_SWEEP = "a sweep's result applied under a pin older than its image"
+SAVED_STAYS = "a leaf changed since it was copied counts as saved at the commit"
+SAVED_NOT_TAKEN_BACK = "leaves copied into an image that was given up count as saved"
 SAVED_EVICTED = "a leaf copied into an uncommitted image is evicted"
 ABSENT_READ = "a read believes an absent leaf to be empty"
 ABSENT_WRITTEN = "a write believes an absent leaf to be empty"
@@ -109,6 +111,8 @@ SENTENCES = {
     BIT_IN_DELETED: "Deletion of a map frees nothing: the sweep finds it.",
     PIN_UNSEEN_BY_COMMIT: "Nothing freed since a pin began is released while it exists.",
     PIN_UNSEEN_BY_SWEEP: "While a pin older than the image exists, a sweep's result is not applied.",
+    SAVED_STAYS: "A saved leaf that changes is dirty; at the commit what is still saved becomes clean.",
+    SAVED_NOT_TAKEN_BACK: "Except SQLITE_FULL: nodes stay dirty until COMMIT returned.",
     SAVED_EVICTED: "Only a clean leaf of a committed image may be evicted.",
     ABSENT_READ: "An empty entry is believed only where leaf and page are not absent.",
     ABSENT_WRITTEN: "A write whose leaf is absent waits until it is loaded.",

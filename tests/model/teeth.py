@@ -71,6 +71,8 @@ TEETH = {
     rules.BIT_IN_DELETED: _FROZEN,
     rules.PIN_UNSEEN_BY_COMMIT: _PINNED,
     rules.PIN_UNSEEN_BY_SWEEP: Scope(grains=1, writes=1, checkpoints=1, sweeps=1, pins=1, snapshots=1, rollbacks=1),
+    rules.SAVED_STAYS: Scope(grains=1, writes=2, checkpoints=2, kills=1),
+    rules.SAVED_NOT_TAKEN_BACK: Scope(grains=1, writes=1, checkpoints=2, fulls=1, kills=1),
     rules.SAVED_EVICTED: _ABSENT,
     rules.ABSENT_READ: _ABSENT,
     rules.ABSENT_WRITTEN: _ABSENT,
