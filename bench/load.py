@@ -100,10 +100,18 @@ class Generator:
 
     def run(self, seconds: float, warm: float) -> float:
         """Load for ``warm`` + ``seconds``; returns the measured time."""
+        self.begin()
+        self.load_for(warm)
+        return self.load_for(seconds)
+
+    def begin(self) -> None:
+        """Fill the queue; from now on it stays full."""
         self.sock.settimeout(10)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         self._issue(list(range(1, self.load.depth + 1)))
-        self._until(time.perf_counter() + warm)
+
+    def load_for(self, seconds: float) -> float:
+        """Go on for so long; ``done`` and ``latencies`` are of this time alone. Returns the measured time."""
         self.latencies.clear()
         self.done = 0
         begin = time.perf_counter()

@@ -14,7 +14,6 @@ import argparse
 import gc
 import os
 import random
-import resource
 import shutil
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from pathlib import Path
 from bench.goals import Goal, judge
 from bench.insides import STEP, journal_position, leave_full_journal, map_bytes, map_grains, map_number, map_run
 from bench.loop import ClockedRunner
+from bench.memory import resident
 from blockstore.api import Group, NewVolume, StandingPermit, StoreError
 from blockstore.diff import Ranges, SnapshotDiff
 from blockstore.layout import UNIT, UNIT_SHIFT
@@ -110,7 +110,7 @@ class Bench:
     def step(self, what: str, times: int = 1) -> Iterator[list[float]]:
         """Measure a step and print its line; the list holds the seconds afterwards."""
         self.runner.held, self.runner.held_cpu, self.runner.holder = 0.0, 0.0, ""
-        began, cpu, memory, meta = time.perf_counter(), time.thread_time(), _resident(), self._meta()
+        began, cpu, memory, meta = time.perf_counter(), time.thread_time(), resident(), self._meta()
         result: list[float] = []
         yield result
         took, cpu = time.perf_counter() - began, time.thread_time() - cpu
@@ -119,8 +119,8 @@ class Bench:
         each = f"{took * scale:9.3f} (CPU {cpu * scale:.3f}) {unit}"
         held = f"{self.runner.held * 1e3:7.2f} (CPU {self.runner.held_cpu * 1e3:.2f}) ms"
         print(
-            f"{what:52} {each:30} held {held:24} RSS {_resident() / MIB:+7.0f} MiB"
-            f" ({(_resident() - memory) / MIB:+.0f})  meta.db {(self._meta() - meta) / MIB:+.1f} MiB"
+            f"{what:52} {each:30} held {held:24} RSS {resident() / MIB:+7.0f} MiB"
+            f" ({(resident() - memory) / MIB:+.0f})  meta.db {(self._meta() - meta) / MIB:+.1f} MiB"
             f"  [{self.runner.holder[-40:]}]".replace("RSS +", "RSS "),
             flush=True,
         )
@@ -215,9 +215,9 @@ class Bench:
 
     def memory(self) -> None:
         used = map_bytes(self.pool)
-        print(f"  the map: {used / MIB:,.0f} MiB; the process: {_resident() / MIB:,.0f} MiB")
+        print(f"  the map: {used / MIB:,.0f} MiB; the process: {resident() / MIB:,.0f} MiB")
         what = f"map memory, {self.size / TIB:g} TiB mapped, {self.count} snapshots"
-        self.goal(what, self.budget, used, "GiB", f"; the process {_resident() / GIB:.2f}")
+        self.goal(what, self.budget, used, "GiB", f"; the process {resident() / GIB:.2f}")
 
     def differences(self) -> None:
         """Changed in memory too, then saved by a checkpoint."""
@@ -308,11 +308,6 @@ class Bench:
         batches = pool.statistics().counters["recovered_batches"]
         self.goal("open with a full journal", OPEN_GOAL, took[0], "s", f", {batches:,} batches of 32 writes")
         self.runner.wait(pool.close)
-
-
-def _resident() -> int:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
 
 
 def main() -> int:
