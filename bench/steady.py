@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import random
 import shutil
 import sys
 import tempfile
@@ -27,14 +26,14 @@ from bench.goals import Goal, judge
 from bench.load import Generator, Workload
 from bench.loop import ClockedRunner
 from bench.memory import resident
-from blockstore.api import NewVolume, StandingPermit, StoreError
+from bench.overwrites import GRAIN, Overwrites
+from blockstore.api import NewVolume, StandingPermit, StoreError, Volume
 from blockstore.pool import open_pool
 from blockyard.client import BlockyardClient
 from tests.initiator import Initiator
 from tests.product import Product
 
-KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
-GRAIN = 4 * KIB
+MIB, GIB = 1 << 20, 1 << 30
 PERMIT = StandingPermit()
 KEEPS_SPEED = 0.85  # of the first third, in the last one
 MEMORY_GROWTH = 64 * MIB  # from the first third's end to the end; guessed: buffers and arenas that are touched late
@@ -66,65 +65,33 @@ class Loaded(ABC):
         """(resident bytes, used bytes, counters since it was opened)"""
 
 
-class Writer:
-    """One write in flight, for ever: its answer begins the next one."""
-
-    def __init__(self, load: InProcess) -> None:
-        self._load = load
-        self._began = 0.0
-
-    def begin(self) -> None:
-        self._began = time.perf_counter()
-        load = self._load
-        load.volume.write(load.place(), load.data, PERMIT, self._done)
-
-    def _done(self, error: StoreError | None) -> None:
-        load = self._load
-        if error is not None:
-            load.errors.append(error)
-            return
-        load.writes += 1
-        load.worst = max(load.worst, time.perf_counter() - self._began)
-        self.begin()
-
-
 class InProcess(Loaded):
     def __init__(self, folder: Path, limit: int, size: int, depth: int) -> None:
-        self.runner = ClockedRunner()
-        self.pool = open_pool(folder / "pool", self.runner, create=True, name="steady", size_limit=limit)
+        self._runner = ClockedRunner()
+        self._pool = open_pool(folder / "pool", self._runner, create=True, name="steady", size_limit=limit)
         volumes = [NewVolume(size)]
-        group = self.runner.wait(lambda: self.pool.create_group("db", iqn="iqn.bench:steady", volumes=volumes))
-        self.volume = group.volumes[0]
-        self.writes, self.worst = 0, 0.0
-        self.data = os.urandom(GRAIN)
-        self.errors: list[StoreError] = []
-        self._places = size // GRAIN
-        self._random = random.Random(1).random
-        self._fill()
-        for _ in range(depth):
-            Writer(self).begin()
+        group = self._runner.wait(lambda: self._pool.create_group("db", iqn="iqn.bench:steady", volumes=volumes))
+        self._fill(group.volumes[0])
+        self._load = Overwrites(group.volumes[0], self._runner, depth)
 
-    def place(self) -> int:
-        return int(self._random() * self._places) * GRAIN
-
-    def _fill(self) -> None:
-        for offset in range(0, self.volume.size, MIB):
+    def _fill(self, volume: Volume) -> None:
+        for offset in range(0, volume.size, MIB):
             answers: list[StoreError | None] = []
-            self.volume.write(offset, os.urandom(MIB), PERMIT, answers.append)
-            self.runner.turn_until(partial(bool, answers))
+            volume.write(offset, os.urandom(MIB), PERMIT, answers.append)
+            self._runner.turn_until(partial(bool, answers))
             if answers != [None]:
                 raise RuntimeError(f"the fill ended with {answers}")
 
     def load_for(self, seconds: float) -> tuple[float, float]:
-        self.writes, self.worst = 0, 0.0
+        load = self._load
+        before, load.worst = load.writes, 0.0
         began = time.perf_counter()
-        self.runner.turn_for(seconds)
-        if self.errors:
-            raise self.errors[0]
-        return self.writes / (time.perf_counter() - began), self.worst
+        self._runner.turn_for(seconds)
+        load.raise_error()
+        return (load.writes - before) / (time.perf_counter() - began), load.worst
 
     def state(self) -> tuple[int, int, Mapping[str, int]]:
-        now = self.pool.statistics()
+        now = self._pool.statistics()
         return resident(), now.used, now.counters
 
 
