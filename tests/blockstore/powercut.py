@@ -38,6 +38,15 @@ def open_disk(disk: FakeDisk, *, size_limit: int | None = None, tuning: Tuning =
     return Driver(runner, pool)
 
 
+def restart(disk: FakeDisk, *, boot: str | None = None, power_cut: bool = False) -> Driver:
+    """The process starts again; with another ``boot`` the machine did. A power cut loses what only the cache has."""
+    disk.faults.clear()
+    if power_cut:
+        disk.lose_cache()
+    disk.boot = boot or disk.boot
+    return open_disk(disk)
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One I/O that reached the disk."""
@@ -146,6 +155,7 @@ class FakeDisk:
         self.trace: list[Event] = []
         self.boot = boot
         self.cold = False  # whether reads would block
+        self.log_pages = 1000  # of SQLite's log, from which on a commit copies it into the database: its default
         self.faults: dict[tuple[str, str], list[int]] = {}
         """(operation, file) -> errors of the next such operations, in order; 0 is no error. Operations: ``read``,
         ``write`` (nothing was written), ``write-part`` (half was), ``write-after`` (all was), ``truncate``, ``sync``,
@@ -156,6 +166,11 @@ class FakeDisk:
         """The process that had the pool open is dead: nothing it still does counts."""
         self._process.die()
         self._process = Process(self)
+
+    def lose_cache(self) -> None:
+        for file in self.files.values():
+            file.dirty.clear()
+            file.cached = bytearray(file.stored)
 
     def copy(self) -> FakeDisk:
         """The same content and boot, to be looked at without being changed."""
@@ -212,6 +227,7 @@ class FakeDisk:
         connection = self._process.connect("meta.db", _Database)
         assert isinstance(connection, _Database)
         connection.disk = self
+        connection.execute(f"PRAGMA wal_autocheckpoint={self.log_pages}")
         return connection
 
     def reader(self) -> sqlite3.Connection:
@@ -305,7 +321,7 @@ class Cutter:
         """Everything landed but the last write, of which only leading sectors did."""
 
         def survive(event: Event, last: bool) -> list[Event]:
-            return sectors(event)[: rng.randrange(len(sectors(event)))] if last else [event]
+            return sectors(event)[: rng.randrange(len(sectors(event)))] if last and event.data else [event]
 
         return self._disk(survive)
 

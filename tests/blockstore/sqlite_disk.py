@@ -74,14 +74,17 @@ class Process:
         self.host = host
         self.alive = True
         self.number = next(_numbers)
+        self.connections: weakref.WeakSet[Connection] = weakref.WeakSet()
         self.locks: dict[str, dict[int, int]] = {}  # file -> handle -> level
         self.index: dict[str, list[ctypes.Array[ctypes.c_char]]] = {}  # the log's index: regions of shared memory
         self.index_locks: dict[str, dict[tuple[int, int], bool]] = {}  # file -> (handle, slot) -> whether exclusive
         _processes[self.number] = self
 
     def die(self) -> None:
-        """Its locks and memory are gone, and nothing it does reaches the host any more."""
+        """Its locks and memory are gone, and nothing it did without the host knowing reaches that any more."""
         self.alive = False
+        for connection in list(self.connections):
+            connection.close()
         _processes.pop(self.number, None)
 
     def connect(self, name: str, factory: type[Connection]) -> Connection:
@@ -94,7 +97,7 @@ class Process:
             isolation_level=None,
             check_same_thread=False,
         )
-        _connections.add(connection)
+        self.connections.add(connection)
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
@@ -115,18 +118,15 @@ class _Handle:
 
 
 _numbers = itertools.count(1)
-_processes: dict[int, Process] = {}
-_handles: dict[int, _Handle] = {}
-_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+_processes: weakref.WeakValueDictionary[int, Process] = weakref.WeakValueDictionary()
+_handles: dict[int, _Handle] = {}  # each holds its process, and so the host
 
 
 @atexit.register
-def _close_connections() -> None:
+def _end() -> None:
     """While there is a Python that the VFS can call."""
     for process in list(_processes.values()):
         process.die()
-    for connection in list(_connections):
-        connection.close()
 
 
 class _Scratch:
@@ -194,7 +194,7 @@ def _changing(error: int, change: Callable[..., None]) -> Callable[..., int]:
         try:
             change(handle, *arguments)
         except OSError as refusal:
-            return _FULL if refusal.errno == errno.ENOSPC else error
+            return _FULL if refusal.errno == errno.ENOSPC and error == _IOERR_WRITE else error
         return _OK
 
     return method

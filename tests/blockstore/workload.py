@@ -211,11 +211,12 @@ _DECK = (
 class Workload:
     """The deck's operations in the order of ``seed``, each noted in the model. ``runs`` decks behind each other."""
 
-    def __init__(self, cache: CachePolicy, seed: int, variant: Variant, *, disk: FakeDisk | None = None) -> None:
+    def __init__(self, cache: CachePolicy, seed: int, variant: Variant) -> None:
         self.rng = random.Random(seed)
         self.cache = cache
         self.variant = variant
-        self.disk = disk or FakeDisk()
+        self.disk = FakeDisk()
+        self.disk.log_pages = 30  # SQLite begins its log anew every few checkpoints
         self.driver = variant.open(self.disk)
         self.born_at = self.events
         """Events in the trace until the pool was made: before that there is none, or one without groups."""
@@ -505,6 +506,7 @@ class Judge:
             report = check_directory(disk.copy(), deep=True, map_leaves=self.variant.tuning.map_leaves)
             assert not report.findings, f"cut {cut}, {what}: {report.findings}"
         state = observe(self.variant.open(disk))
+        disk.new_process()
         floor = self.model.acknowledged if killed else self.model.durable
         allowed = self.model.allowed(cut, floor)
         if state not in allowed:
