@@ -40,10 +40,11 @@ test: setup system ## Everything once, real initiators included (under 25 minute
 integration: setup system ## The scenarios with real initiators only
 	$(BIN)/pytest integration
 
-bench: setup ## Measure the running machine: 4 KiB random at depth 1, 32, 128 and 1 MiB sequential
-	$(BIN)/python -m bench
+bench: setup ## Measure this machine; NAME=peers, snapshots, steady, lateness: docs/performance.md
+	@$(if $(filter peers,$(NAME)),tools/system-packages bench/debian-packages.txt,true)
+	$(BIN)/python -m bench$(if $(NAME),.$(NAME)) $(OPTIONS)
 
-soak: setup system ## Repeats and hours: make soak NAME=power (evidence goes to docs/evidence)
+soak: setup system ## Repeats and hours: make soak NAME=crash (evidence goes to docs/evidence)
 	$(BIN)/python -m bench.soak $(NAME)
 
 system: ## Install the Debian packages that the tests need

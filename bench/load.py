@@ -12,6 +12,7 @@ import resource
 import socket
 import struct
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,6 +83,7 @@ class Generator:
         self.done = self.errors = 0
         self._position = 0
         self._random = random.Random(2)
+        self._slots: Iterator[int] | None = None
         self._buffer = bytearray(RECEIVE_BUFFER)
         self._filled = 0
         self._max_segment = int(session.keys.get("MaxRecvDataSegmentLength", 8192))
@@ -98,15 +100,40 @@ class Generator:
 
     def run(self, seconds: float, warm: float) -> float:
         """Load for ``warm`` + ``seconds``; returns the measured time."""
+        self.begin()
+        self.load_for(warm)
+        return self.load_for(seconds)
+
+    def begin(self) -> None:
+        """Fill the queue; from now on it stays full."""
         self.sock.settimeout(10)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         self._issue(list(range(1, self.load.depth + 1)))
-        self._until(time.perf_counter() + warm)
+
+    def load_for(self, seconds: float) -> float:
+        """Go on for so long; ``done`` and ``latencies`` are of this time alone. Returns the measured time."""
         self.latencies.clear()
         self.done = 0
         begin = time.perf_counter()
         self._until(begin + seconds)
         return time.perf_counter() - begin
+
+    def write_slots(self, slots: Sequence[int]) -> float:
+        """One command to each of these places (in units of the workload's size) instead; the seconds it took."""
+        self.sock.settimeout(30)
+        self._slots = iter(slots)
+        began = time.perf_counter()
+        sent = min(len(slots), self.load.depth)
+        self._issue(list(range(1, sent + 1)))
+        answered = 0
+        while answered < len(slots):
+            free = self._receive()
+            answered += len(free)
+            free = free[: len(slots) - sent]
+            sent += len(free)
+            self._issue(free)
+        self._slots = None
+        return time.perf_counter() - began
 
     def drain(self) -> None:
         """Wait for what is in flight without starting more."""
@@ -137,6 +164,8 @@ class Generator:
             self.sock.sendall(b"".join(out))
 
     def _next_lba(self) -> int:
+        if self._slots is not None:
+            return next(self._slots) * (self.load.size // BLOCK)
         slots = self.load.region // self.load.size
         if self.load.sequential:
             self._position = (self._position + 1) % slots

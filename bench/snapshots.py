@@ -1,128 +1,97 @@
-"""Snapshots and clones at scale, without a network: ``python -m bench.snapshots [--count 10000] [--tib 1]``.
+"""Snapshots and clones at scale, without a network: ``make bench NAME=snapshots`` (``--count``, ``--tib``: less).
 
-The mapped volume is made without writing its data: the data file is a sparse one of the full size, blocks are taken
-from the pool's own allocator and entered into the map in memory with made-up checksums, and the pool's checkpoint
-stores that map. So maps, catalogue, journal, ``meta.db``, sweep and recovery are the real ones; only reading the volume
-would fail. One random 4 KiB write lies between two snapshots, so that each has a leaf and a page of its own.
+The mapped volume is made without writing its data (``insides``): the data file is a sparse one of the full size. One
+random 4 KiB write lies between two snapshots, so that each has a leaf and a page of its own, and two files to sync.
 
 "Held" is the longest that one callback kept the loop, and the CPU time of the longest in that respect: what a READ
-would have waited, and what of that is not the disk's (a journal append waits for a sync of the same file).
+would have waited, and what of that is not the disk's (a journal append waits for a sync of the same file). Beside the
+snapshots stands what the same two syncs cost on this disk without anything of ours.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import heapq
-import itertools
 import os
 import random
-import resource
 import shutil
+import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import TypeVar
 
-import numpy as np
-
-from blockstore.api import NewVolume, StandingPermit, StoreError
+from bench.goals import Goal, judge
+from bench.insides import STEP, journal_position, leave_full_journal, map_bytes, map_grains, map_number, map_run
+from bench.loop import ClockedRunner
+from bench.memory import resident
+from blockstore.api import Group, NewVolume, StandingPermit, StoreError
+from blockstore.diff import Ranges, SnapshotDiff
 from blockstore.layout import UNIT, UNIT_SHIFT
 from blockstore.pool import EnginePool, Tuning, open_pool
-from blockstore.records import Write
-
-T = TypeVar("T")
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 PERMIT = StandingPermit()
-STEP = 1 << 16  # grains mapped in one go while the volume is filled
-SPARE = 8 * GIB  # of the sparse data file: for the writes between snapshots
+SPARE = 8 * GIB  # of the sparse data file: for the writes between snapshots, and what the diffs change
+CHANGED = GIB  # what lies between two snapshots whose difference is asked for
+SMALL = 500  # snapshots that are enough for a p99
+PROBE_EVERY = 20  # snapshots to one measurement of the bare syncs
+SAVE_EVERY = 128 * GIB  # mapped volume between two checkpoints: no map stays unsaved as a whole
+
+SNAPSHOT_GOAL = 5e-3  # seconds; with both syncs
+FULL_JOURNAL = 64 * MIB  # what a pool has unless it was created otherwise
+CLONES_GOAL = 1.0  # seconds for a thousand
+DIFF_GOAL = 0.5
+OPEN_GOAL = 10.0  # "seconds": what an initiator waits for without noticing more than a stall
 
 
-class ClockedRunner:
-    """api.Runner over the real clock and real helper threads, which measures how long each callback holds the loop."""
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Of times in seconds."""
 
-    def __init__(self) -> None:
-        self._soon: deque[Callable[[], None]] = deque()
-        self._later: list[tuple[float, int, list[Callable[[], None]]]] = []
-        self._order = itertools.count()
-        self._landed: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._helpers = ThreadPoolExecutor(6)
-        self.held = self.held_cpu = 0.0
-        self.holder = ""
+    p50: float
+    p99: float
+    worst: float
 
-    def call_soon(self, function: Callable[[], None]) -> None:
-        self._soon.append(function)
+    @classmethod
+    def of(cls, times: list[float]) -> Spread:
+        ordered = sorted(times)
+        return cls(*(ordered[min(len(ordered) - 1, int(len(ordered) * q))] for q in (0.5, 0.99, 1)))
 
-    def call_later(self, seconds: float, function: Callable[[], None]) -> Callable[[], None]:
-        cell = [function]
-        heapq.heappush(self._later, (self.now() + seconds, next(self._order), cell))
-        return cell.clear
+    def __str__(self) -> str:
+        return f"p50 {self.p50 * 1e3:.2f} ms, p99 {self.p99 * 1e3:.2f} ms, worst {self.worst * 1e3:.2f} ms"
 
-    def in_thread(self, work: Callable[[], object], then: Callable[[BaseException | None], None]) -> None:
-        def land(future: Future[object]) -> None:
-            self._landed.put(lambda: then(future.exception()))
 
-        self._helpers.submit(work).add_done_callback(land)
+class BareSyncs:
+    """Two written files beside the pool's, and the two syncs that a flush round makes, with nothing else."""
 
-    def now(self) -> float:
-        return time.monotonic()
+    def __init__(self, folder: Path) -> None:
+        self._files = [os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o600) for name in ("bare-data", "bare-journal")]
+        self.times: list[float] = []
+        for fd in self._files:
+            os.pwrite(fd, os.urandom(MIB), 0)
+            os.fsync(fd)
 
-    def run(self, function: Callable[[], T]) -> T:
-        """Call ``function`` as the loop would."""
-        began, cpu = time.perf_counter(), time.thread_time()
-        try:
-            return function()
-        finally:
-            held = time.perf_counter() - began
-            self.held_cpu = max(self.held_cpu, time.thread_time() - cpu)
-            if held > self.held:
-                self.held, self.holder = held, getattr(function, "__qualname__", repr(function))
-
-    def wait(self, start: Callable[[], Future[T]]) -> T:
-        """Start a verb and turn the loop until it is answered."""
-        future = self.run(start)
-        while not future.done():
-            self._turn(0.05)
-        return future.result(0)
-
-    def wait_all(self, starts: list[Callable[[], Future[T]]]) -> None:
-        futures = [self.run(start) for start in starts]
-        while not all(future.done() for future in futures):
-            self._turn(0.05)
-        for future in futures:
-            future.result(0)
-
-    def turn_until(self, done: Callable[[], bool]) -> None:
-        while not done():
-            self._turn(0.05)
-
-    def _turn(self, patience: float) -> None:
-        due, self._soon = self._soon, deque()
-        for function in due:
-            self.run(function)
-        while self._later and self._later[0][0] <= self.now():
-            _, _, cell = heapq.heappop(self._later)
-            if cell:
-                self.run(cell[0])
-        if self._soon:
-            patience = 0.0
-        elif self._later:
-            patience = min(patience, max(0.0, self._later[0][0] - self.now()))
-        try:
-            self.run(self._landed.get(timeout=patience) if patience else self._landed.get_nowait())
-        except Empty:
-            return
+    def measure(self) -> None:
+        """A block of data and a journal batch, synced in this order."""
+        data, journal = self._files
+        os.pwrite(data, os.urandom(UNIT), len(self.times) % 256 * UNIT)
+        os.pwrite(journal, os.urandom(512), len(self.times) % 256 * 512)
+        began = time.perf_counter()
+        os.fdatasync(data)
+        os.fdatasync(journal)
+        self.times.append(time.perf_counter() - began)
 
 
 class Bench:
-    def __init__(self, folder: Path, tib: float, count: int, clones: int) -> None:
+    def __init__(self, folder: Path, tib: float, count: int, clones: int, budget: int) -> None:
+        self.folder = folder
         self.path = folder / "pool"
+        self.budget = budget
+        self.goals: list[Goal] = []
         self.size = int(tib * TIB)
         self.count = count
         self.clones = clones
@@ -138,18 +107,20 @@ class Bench:
         self.runner.wait(self.pool.close)
 
     @contextmanager
-    def step(self, what: str, times: int = 1) -> Iterator[None]:
-        """Measure a step and print its line."""
+    def step(self, what: str, times: int = 1) -> Iterator[list[float]]:
+        """Measure a step and print its line; the list holds the seconds afterwards."""
         self.runner.held, self.runner.held_cpu, self.runner.holder = 0.0, 0.0, ""
-        began, cpu, memory, meta = time.perf_counter(), time.thread_time(), _resident(), self._meta()
-        yield
+        began, cpu, memory, meta = time.perf_counter(), time.thread_time(), resident(), self._meta()
+        result: list[float] = []
+        yield result
         took, cpu = time.perf_counter() - began, time.thread_time() - cpu
+        result.append(took)
         scale, unit = (1e3 / times, "ms each") if times > 1 else (1.0, "s")
         each = f"{took * scale:9.3f} (CPU {cpu * scale:.3f}) {unit}"
         held = f"{self.runner.held * 1e3:7.2f} (CPU {self.runner.held_cpu * 1e3:.2f}) ms"
         print(
-            f"{what:52} {each:30} held {held:24} RSS {_resident() / MIB:+7.0f} MiB"
-            f" ({(_resident() - memory) / MIB:+.0f})  meta.db {(self._meta() - meta) / MIB:+.1f} MiB"
+            f"{what:52} {each:30} held {held:24} RSS {resident() / MIB:+7.0f} MiB"
+            f" ({(resident() - memory) / MIB:+.0f})  meta.db {(self._meta() - meta) / MIB:+.1f} MiB"
             f"  [{self.runner.holder[-40:]}]".replace("RSS +", "RSS "),
             flush=True,
         )
@@ -158,7 +129,7 @@ class Bench:
         file = self.path / "meta.db"
         return file.stat().st_size if file.exists() else 0
 
-    def run(self) -> None:
+    def run(self) -> int:
         self.open()
         self.close()
         os.truncate(self.path / "data", self.size + SPARE)
@@ -166,66 +137,114 @@ class Bench:
         self.sparse()
         self.fill()
         self.snapshots()
+        self.memory()
+        self.differences()
         self.reopen("open with all snapshots")
         self.sweep("sweep over all roots")
         self.usage()
         self.make_clones()
         self.delete()
         self.close()
+        self.full_journal()
+        return judge("snapshots and clones at scale", self.goals)
 
-    def group(self, name: str, size: int) -> None:
-        self.runner.wait(lambda: self.pool.create_group(name, iqn=f"iqn.bench:{name}", volumes=[NewVolume(size)]))
+    def goal(self, what: str, limit: float, measured: float, unit: str, more: str = "") -> None:
+        scale = {"s": 1.0, "ms": 1e3, "GiB": 1 / GIB}[unit]
+        shown = f"{measured * scale:.2f} {unit}"
+        self.goals.append(Goal(what, f"<= {limit * scale:g} {unit}", f"{shown}{more}", measured <= limit))
+
+    def group(self, name: str, size: int) -> Group:
+        return self.runner.wait(
+            lambda: self.pool.create_group(name, iqn=f"iqn.bench:{name}", volumes=[NewVolume(size)])
+        )
 
     def sparse(self) -> None:
-        self.group("sparse", 64 * TIB)
-        group = self.pool.groups["sparse"]
-        with self.step("snapshot of a 64 TiB sparse volume", 100):
-            for i in range(100):
-                self.runner.wait(lambda: group.snapshot(f"s{i}"))  # noqa: B023
+        group = self.group("sparse", 64 * TIB)
+        with self.step("snapshot of a 64 TiB sparse volume", SMALL):
+            self.take(group, "64 TiB sparse", SMALL)
         with self.step("delete that group"):
             self.runner.wait(lambda: self.pool.delete_group("sparse"))
 
     def fill(self) -> None:
         self.group("db", self.size)
-        pool, number = self.pool, self.pool.groups["db"].volumes[0].map.number  # type: ignore[attr-defined]
-        crcs = np.arange(STEP, dtype=np.uint32)
-        with self.step(f"(map {self.size / TIB:g} TiB in memory)"):
-            for grain in range(0, self.size >> UNIT_SHIFT, STEP):
-                at = grain
-                for start, length in pool._space.allocate(min(STEP, (self.size >> UNIT_SHIFT) - grain)):
-                    pool.blockmap.apply(Write(number, at, start, crcs[:length]))
-                    at += length
-        with self.step("(checkpoint of that map)"):
-            self.runner.wait(pool.checkpoint)
+        number = map_number(self.pool, "db")
+        with self.step(f"(map {self.size / TIB:g} TiB in memory, with checkpoints)"):
+            for offset in range(0, self.size, SAVE_EVERY):
+                map_run(self.pool, number, offset >> UNIT_SHIFT, min(SAVE_EVERY, self.size - offset) >> UNIT_SHIFT)
+                self.runner.wait(self.pool.checkpoint)
         os.sync()  # gigabytes of meta.db on their way to the disk are no part of what is measured next
 
-    def write(self) -> None:
-        offset = self.random.randrange(self.size // UNIT) * UNIT
+    def write(self, group: Group) -> None:
+        volume = group.volumes[0]
+        offset = self.random.randrange(volume.size // UNIT) * UNIT
         answers: list[StoreError | None] = []
-        volume = self.pool.groups["db"].volumes[0]
         self.runner.run(lambda: volume.write(offset, os.urandom(UNIT), PERMIT, answers.append))
         self.runner.turn_until(lambda: bool(answers))
 
+    def take(self, group: Group, what: str, count: int) -> list[float]:
+        """So many snapshots with a write before each, and the bare syncs beside; prints and judges. The times."""
+        times, bare = [], BareSyncs(self.folder)
+        for i in range(count):
+            self.write(group)
+            began = time.perf_counter()
+            self.runner.wait(lambda: group.snapshot(f"s{i}"))  # noqa: B023
+            times.append(time.perf_counter() - began)
+            if i % PROBE_EVERY == 0:
+                bare.measure()
+        own, syncs = Spread.of(times), Spread.of(bare.times)
+        print(f"  one snapshot: {own}; the two syncs alone: {syncs}")
+        more = f" median, p99 {own.p99 * 1e3:.2f}; the two syncs alone {syncs.p50 * 1e3:.2f}, p99 {syncs.p99 * 1e3:.2f}"
+        self.goal(f"snapshot, {what}", SNAPSHOT_GOAL, own.p50, "ms", more)
+        return times
+
     def snapshots(self) -> None:
-        group, times = self.pool.groups["db"], []
+        group = self.pool.groups["db"]
         with self.step("first snapshot of the mapped volume"):
             self.runner.wait(lambda: group.snapshot("first"))
-        appended = 0
-        with self.step(f"{self.count} snapshots, a write between each", self.count):
-            for i in range(self.count):
-                self.write()
-                began, before = time.perf_counter(), self.pool._journal.position
-                self.runner.wait(lambda: group.snapshot(f"s{i}"))  # noqa: B023
-                times.append(time.perf_counter() - began)
-                appended += max(0, self.pool._journal.position - before)  # less: it was switched meanwhile
-        p50, p99, worst = (sorted(times)[int(len(times) * q)] * 1e3 for q in (0.5, 0.99, 0.9999))
-        tail = sum(times[-100:]) * 10
+        before = journal_position(self.pool)
+        with self.step(f"{self.count} snapshots, a write before each", self.count):
+            times = self.take(group, f"{self.size / TIB:g} TiB fully mapped", self.count)
         print(
-            f"  one snapshot: p50 {p50:.2f} ms, p99 {p99:.2f} ms, worst {worst:.2f} ms; the last hundred {tail:.2f} ms"
+            f"  the first hundred {sum(times[:100]) * 10:.2f} ms each, the last hundred {sum(times[-100:]) * 10:.2f} ms"
         )
-        print(f"  journal: {appended / self.count:.0f} bytes each")
+        appended = journal_position(self.pool) - before
+        if appended > 0:  # else it was switched meanwhile
+            print(f"  journal: {appended / self.count:.0f} bytes each, the write included")
         with self.step("checkpoint with all of them"):
             self.runner.wait(self.pool.checkpoint)
+
+    def memory(self) -> None:
+        used = map_bytes(self.pool)
+        print(f"  the map: {used / MIB:,.0f} MiB; the process: {resident() / MIB:,.0f} MiB")
+        what = f"map memory, {self.size / TIB:g} TiB mapped, {self.count} snapshots"
+        self.goal(what, self.budget, used, "GiB", f"; the process {resident() / GIB:.2f}")
+
+    def differences(self) -> None:
+        """Changed in memory too, then saved by a checkpoint."""
+        group, number, grains = self.pool.groups["db"], map_number(self.pool, "db"), CHANGED >> UNIT_SHIFT
+        every = self.size >> UNIT_SHIFT
+        self.runner.wait(lambda: group.snapshot("diff0"))
+        map_run(self.pool, number, every // 3, grains)
+        self.runner.wait(lambda: group.snapshot("diff1"))
+        scattered = self.random.sample(range(every), grains)
+        for at in range(0, grains, STEP):
+            map_grains(self.pool, number, scattered[at : at + STEP])
+        self.runner.wait(lambda: group.snapshot("diff2"))
+        self.runner.wait(self.pool.checkpoint)
+        self.difference("diff0", "diff1", "contiguous")
+        self.difference("diff1", "diff2", "scattered")
+
+    def difference(self, old: str, new: str, how: str) -> None:
+        found: list[Ranges] = []
+        with self.step(f"diff, {CHANGED / GIB:g} GiB changed, {how}") as took:
+            compared = SnapshotDiff(self.pool, "db", old, new)
+            found.append(self.runner.wait(lambda: compared.all_ranges(0)))
+            compared.close()
+        [ranges] = found
+        if int(ranges.lengths.sum()) != CHANGED:
+            raise AssertionError(f"the diff finds {ranges.lengths.sum()} bytes changed, {CHANGED} were")
+        what = f"diff of two of {self.size / TIB:g} TiB, {CHANGED / GIB:g} GiB changed, {how}"
+        self.goal(what, DIFF_GOAL, took[0], "s", f", {len(ranges):,} ranges")
 
     def reopen(self, what: str) -> None:
         self.close()
@@ -254,8 +273,9 @@ class Bench:
         with self.step(f"{self.clones} clones, one after another"):
             for i in range(self.clones):
                 self.runner.wait(clone(i))
-        with self.step(f"{self.clones} clones, asked for at once"):
+        with self.step(f"{self.clones} clones, asked for at once") as took:
             self.runner.wait_all([clone(i) for i in range(self.clones, 2 * self.clones)])
+        self.goal(f"{self.clones} clones, asked for at once", CLONES_GOAL, took[0], "s")
         group = self.pool.groups["db"]
         with self.step("100 snapshots beside that many groups", 100):
             for i in range(100):
@@ -277,25 +297,33 @@ class Bench:
             self.runner.wait(lambda: self.pool.delete_group("db"))
         self.sweep("sweep after it")
 
+    def full_journal(self) -> None:
+        """A pool of its own: its journal alone is measured, no map of terabytes that is loaded before."""
+        path = self.folder / "full"
+        leave_full_journal(path, 64 * GIB, FULL_JOURNAL)
+        del self.pool
+        gc.collect()
+        with self.step(f"open with a full journal of {FULL_JOURNAL // MIB} MiB") as took:
+            pool = open_pool(path, self.runner, tuning=self.tuning)
+        batches = pool.statistics().counters["recovered_batches"]
+        self.goal("open with a full journal", OPEN_GOAL, took[0], "s", f", {batches:,} batches of 32 writes")
+        self.runner.wait(pool.close)
 
-def _resident() -> int:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.snapshots", description=__doc__.splitlines()[0])
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make bench NAME=snapshots", description=__doc__.splitlines()[0])
     parser.add_argument("--tib", type=float, default=1.0, help="size of the mapped volume (default 1)")
     parser.add_argument("--count", type=int, default=10_000, help="snapshots of it (default 10000)")
     parser.add_argument("--clones", type=int, default=1000, help="clones of one of them (default 1000)")
+    parser.add_argument("--budget", type=float, default=4.0, help="GiB that its map may take (default 4)")
     parser.add_argument("--store", type=Path, help="folder for the pool (default: a new temporary one)")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="blockyard-bench-", dir=options.store))
     try:
-        Bench(folder, options.tib, options.count, options.clones).run()
+        return Bench(folder, options.tib, options.count, options.clones, int(options.budget * GIB)).run()
     finally:
         shutil.rmtree(folder)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,6 +9,7 @@ import argparse
 import os
 import platform
 import random
+import re
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 EVIDENCE = ROOT / "docs" / "evidence"
+_COUNTS = re.compile(r"\b\d+ (I/Os|states)\b")  # what tests print of how much they did
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,13 @@ class Soak:
 
 SOAKS = {
     "kill": Soak(("tests/system/test_kill.py",), 20, "workers killed with kill -9 under verified writes"),
+    "kill-guest": Soak(
+        ("integration/scenario_kill.py",), 5, "worker and daemon killed with kill -9 under a host's mounted ext4"
+    ),
     "permits": Soak(("tests/system/test_permits.py",), 20, "aborts, resets and reinstating logins against writes"),
     "hostile": Soak(("tests/system/test_hostile.py",), 20, "malformed PDUs beside a verified client"),
     "model": Soak(("tests/model/test_model.py",), 10, "the protocol's model in wider bounds, and its broken rules"),
-    "power": Soak(("tests/blockstore/test_power_loss.py",), 10, "power cut at every point of recorded traces"),
+    "crash": Soak(("tests/blockstore/test_crash.py",), 2, "power cut, or the process dead, at every I/O of traces"),
 }
 
 
@@ -50,7 +55,7 @@ def main() -> None:
 
 
 def run(name: str, soak: Soak, scale: int, seed: int) -> int:
-    command = [sys.executable, "-m", "pytest", "-v", "--timeout=0", *soak.tests]
+    command = [sys.executable, "-m", "pytest", "-v", "-rP", "--timeout=0", *soak.tests]
     begin = time.time()
     print(f"soak {name}: {soak.what}; scale {scale}, seed {seed}", flush=True)
     done = subprocess.run(
@@ -64,18 +69,28 @@ def run(name: str, soak: Soak, scale: int, seed: int) -> int:
     report = EVIDENCE / f"{name}.txt"
     report.parent.mkdir(parents=True, exist_ok=True)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    outcomes = [line for line in done.stdout.splitlines() if "::" in line or line.startswith("=")]
     report.write_text(
         f"make soak NAME={name} ({soak.what})\n"
         f"{time.strftime('%Y-%m-%d %H:%M', time.gmtime(begin))} UTC, commit {commit.strip()}, "
         f"{platform.release()}, {os.cpu_count()} cores, Python {platform.python_version()}\n"
         f"scale {scale} (rounds of make test times {scale}), seed {seed}, {time.time() - begin:.0f} s\n\n"
-        + "\n".join(outcomes).replace(str(ROOT), ".")
+        + "\n".join(outcomes(done.stdout)).replace(str(ROOT), ".")
         + "\n"
     )
     print(done.stdout[-2000:] if done.returncode else report.read_text())
     print(f"report: {report.relative_to(ROOT)}")
     return done.returncode
+
+
+def outcomes(output: str) -> list[str]:
+    """What to keep of pytest's output: a line for each test, and what passed tests had to say."""
+    kept, remarks = [], False
+    for line in output.splitlines():
+        if line.startswith("="):
+            remarks = "remarks of passed tests" in line
+        if remarks or "::" in line or line.startswith("=") or _COUNTS.search(line):
+            kept.append(line)
+    return kept
 
 
 if __name__ == "__main__":

@@ -149,10 +149,10 @@ class Product:
     def running(self) -> bool:
         return self._daemon is not None and self._daemon.poll() is None
 
-    def check(self) -> None:
-        """Prove the (stopped) store whole with the product's own check."""
+    def check(self, *, deep: bool = False) -> None:
+        """Prove the (stopped) store whole with the product's own check; ``deep``: every stored block too."""
         assert not self.running, "check wants the store for itself"
-        answer = self.ask("check", "--store", str(self.store), "--json")
+        answer = self.ask("check", "--store", str(self.store), "--json", *(["--deep"] if deep else []))
         if answer.code != 0:
             raise ProductError(f"the store is damaged: {answer}")
 

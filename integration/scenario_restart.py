@@ -37,17 +37,18 @@ def busy(host_a: Initiator, target: Product) -> Iterator[Busy]:
     yield Busy(writer, group)
 
     count = writer.stop()
-    _assert_no_errors(host_a)
+    assert_no_errors(host_a)
     host_a.unmount(folder)
     host_a.logout(group.iqn)
     host_a.login(group.iqn)
     device = host_a.disk(group.iqn)
     host_a.guest.run(f"e2fsck -fn {device}", timeout=180)
     check_files(host_a.guest, host_a.mount(device), count)
-    _assert_no_errors(host_a)
+    assert_no_errors(host_a)
 
 
-def _assert_no_errors(host: Initiator) -> None:
+def assert_no_errors(host: Initiator) -> None:
+    """The host's kernel said nothing of a disk or a file system that failed."""
     messages = host.guest.kmsg().splitlines()
     assert [line for line in messages if any(word in line for word in BAD_WORDS)] == []
 

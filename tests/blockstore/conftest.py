@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from blockstore.check import check_directory
 from blockstore.memory import MemoryPool
+from tests.blockstore.powercut import TUNING, FakeDisk, open_disk
 from tests.blockstore.support import Driver, ManualRunner, Store
 
 
@@ -17,6 +19,19 @@ def store(tmp_path: Path) -> Iterator[Store]:
     store = Store(tmp_path / "pool")
     yield store
     store.prove_whole()
+
+
+@pytest.fixture
+def disk() -> Iterator[FakeDisk]:
+    """A disk; afterwards, healthy again and after a restart of the machine, its pool is whole."""
+    disk = FakeDisk()
+    yield disk
+    disk.faults.clear()
+    disk.boot = "boot-after-the-test"
+    disk.new_process()
+    report = check_directory(disk.copy(), deep=True, map_leaves=TUNING.map_leaves)
+    assert report.findings == ()
+    open_disk(disk)
 
 
 @pytest.fixture(params=["memory", "engine"])

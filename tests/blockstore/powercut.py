@@ -1,11 +1,11 @@
 """A disk in memory whose power can be cut: records every I/O of a pool, and shows what each cut could have left.
 
-The model is dm-log-writes': a write that no later sync of its file covered may be on the medium, or not, or torn at
-512 bytes, independently of others; a synced one is there. ``read_stored`` is O_DIRECT: it writes the range's dirty
-pages out first, and after a failed sync shows the medium, while ``read`` still shows the cache (Linux marks pages clean
-when writing them back fails). SQLite runs on a database in memory, and each commit is one event that replaces
-``meta.db`` as a whole: a cut before it finds the old state, a cut behind it the new one. What a cut inside SQLite's
-own commit leaves is SQLite's contract (WAL, synchronous=FULL), and not tested here.
+The model is dm-log-writes': a write or truncation that no later sync of its file covered may be on the medium, or not,
+or torn at 512 bytes, independently of others; a synced one is there. A name is durable when made; one that was removed
+without a sync of its directory may come back. ``read_stored`` is O_DIRECT: it writes the range's dirty pages out first,
+and after a failed sync shows the medium, while ``read`` still shows the cache (Linux marks pages clean when writing
+them back fails). SQLite's files are on this disk like all others, through ``sqlite_disk``: what it does within a commit
+and when it checkpoints its log is in the trace, and can be cut, torn and made to fail.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ import random
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from blockstore.api import Buffer
 from blockstore.pool import Tuning, open_directory
+from tests.blockstore.sqlite_disk import Connection, Process
 from tests.blockstore.support import KIB, Driver, ManualRunner
 
 SECTOR = 512
+DIRECTORY = "."
 TUNING = Tuning(
     grow_step=1024 * KIB,
     keep_free=256 * KIB,
@@ -32,13 +35,23 @@ TUNING = Tuning(
 )
 
 
-def open_disk(disk: FakeDisk, *, size_limit: int | None = None) -> Driver:
-    """Make or recover the pool on ``disk``."""
+def open_disk(disk: FakeDisk, *, size_limit: int | None = None, tuning: Tuning = TUNING) -> Driver:
+    """Make or recover the pool on ``disk``, in a new process."""
+    disk.new_process()
     runner = ManualRunner()
     pool = open_directory(
-        disk, runner, create=True, name="p", size_limit=size_limit, journal_size=256 * KIB, tuning=TUNING
+        disk, runner, create=True, name="p", size_limit=size_limit, journal_size=256 * KIB, tuning=tuning
     )
     return Driver(runner, pool)
+
+
+def restart(disk: FakeDisk, *, boot: str | None = None, power_cut: bool = False) -> Driver:
+    """The process starts again; with another ``boot`` the machine did. A power cut loses what only the cache has."""
+    disk.faults.clear()
+    if power_cut:
+        disk.lose_cache()
+    disk.boot = boot or disk.boot
+    return open_disk(disk)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +59,10 @@ class Event:
     """One I/O that reached the disk."""
 
     kind: str
-    """``create``, ``write``, ``allocate``, ``sync`` or ``commit``"""
+    """``create``, ``write``, ``truncate``, ``allocate``, ``sync`` or ``remove``"""
     file: str
     offset: int = 0
+    """Of a write where it begins, of a truncation or allocation where the file ends then."""
     data: bytes = b""
 
 
@@ -60,8 +74,15 @@ class FakeFile:
     disk: FakeDisk
     cached: bytearray = field(default_factory=bytearray)
     stored: bytearray = field(default_factory=bytearray)
-    dirty: list[tuple[int, bytes]] = field(default_factory=list)
+    dirty: list[Event] = field(default_factory=list)
+    lent: bool = False
+    """The bytes belong to somebody else, too: both are to be copied before they change."""
     reads_medium = True
+
+    @classmethod
+    def over(cls, name: str, disk: FakeDisk, content: bytearray) -> FakeFile:
+        """A file with nothing dirty, of bytes that are not its own."""
+        return cls(name, disk, content, content, lent=True)
 
     def size(self) -> int:
         return len(self.cached)
@@ -83,10 +104,23 @@ class FakeFile:
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         data = b"".join(buffers)
         self.disk.fail_if_told("write", self.name)
-        self.disk.trace.append(Event("write", self.name, offset, data))
-        put(self.cached, offset, data)
-        self.dirty.append((offset, data))
+        try:
+            self.disk.fail_if_told("write-part", self.name)
+        except OSError:
+            self._change(Event("write", self.name, offset, data[: len(data) // 2]))
+            raise
+        self._change(Event("write", self.name, offset, data))
         self.disk.fail_if_told("write-after", self.name)
+
+    def truncate(self, length: int) -> None:
+        self.disk.fail_if_told("truncate", self.name)
+        self._change(Event("truncate", self.name, length))
+
+    def _change(self, event: Event) -> None:
+        self.disk.note(event)
+        self._own()
+        apply(self.cached, event)
+        self.dirty.append(event)
 
     def sync(self) -> None:
         try:
@@ -95,11 +129,12 @@ class FakeFile:
             self.dirty.clear()
             raise
         self._write_back()
-        self.disk.trace.append(Event("sync", self.name))
+        self.disk.note(Event("sync", self.name))
 
     def allocate(self, offset: int, length: int) -> None:
         self.disk.fail_if_told("allocate", self.name)
-        self.disk.trace.append(Event("allocate", self.name, offset + length))
+        self.disk.note(Event("allocate", self.name, offset + length))
+        self._own()
         grow(self.cached, offset + length)
         grow(self.stored, offset + length)
 
@@ -109,9 +144,13 @@ class FakeFile:
     def close(self) -> None:
         pass
 
+    def _own(self) -> None:
+        if self.lent:
+            self.cached, self.stored, self.lent = bytearray(self.cached), bytearray(self.cached), False
+
     def _write_back(self) -> None:
-        for offset, data in self.dirty:
-            put(self.stored, offset, data)
+        for event in self.dirty:
+            apply(self.stored, event)
         self.dirty.clear()
 
 
@@ -121,11 +160,39 @@ class FakeDisk:
     def __init__(self, boot: str = "boot-1") -> None:
         self.files: dict[str, FakeFile] = {}
         self.trace: list[Event] = []
-        self.meta: bytes | None = None
         self.boot = boot
         self.cold = False  # whether reads would block
+        self.log_pages = 1000  # of SQLite's log, from which on a commit copies it into the database: its default
         self.faults: dict[tuple[str, str], list[int]] = {}
-        """(operation, file) -> errors of the next such operations, in order; 0 is no error."""
+        """(operation, file) -> errors of the next such operations, in order; 0 is no error. Operations: ``read``,
+        ``write`` (nothing was written), ``write-part`` (half was), ``write-after`` (all was), ``truncate``, ``sync``,
+        ``allocate``; and ``commit`` of meta.db, which fails before SQLite has begun it."""
+        self._process = Process(self)
+
+    def new_process(self) -> None:
+        """The process that had the pool open is dead: nothing it still does counts."""
+        self._process.die()
+        self._process = Process(self)
+
+    def lose_cache(self) -> None:
+        for file in self.files.values():
+            file.dirty.clear()
+            file.cached = bytearray(file.stored)
+
+    def copy(self) -> FakeDisk:
+        """The same content and boot, to be looked at without being changed."""
+        other = FakeDisk(self.boot)
+        for name, file in self.files.items():
+            if file.lent:
+                other.files[name] = FakeFile.over(name, other, file.cached)
+            else:
+                both = bytearray(file.cached), bytearray(file.stored)
+                other.files[name] = FakeFile(name, other, *both, list(file.dirty))
+        return other
+
+    def note(self, event: Event) -> None:
+        """Something reached the disk."""
+        self.trace.append(event)
 
     def fail_if_told(self, operation: str, file: str) -> None:
         faults = self.faults.get((operation, file))
@@ -133,19 +200,23 @@ class FakeDisk:
             raise OSError(number, f"told to fail: {operation} of {file}")
 
     def exists(self, name: str) -> bool:
-        return self.meta is not None if name == "meta.db" else name in self.files
+        return name in self.files
 
     def open(self, name: str, *, create: bool = False) -> FakeFile:
-        if create and name not in self.files:
-            self.trace.append(Event("create", name))
+        if name not in self.files:
+            if not create:
+                raise FileNotFoundError(errno.ENOENT, f"no file {name}")
+            self.note(Event("create", name))
             self.files[name] = FakeFile(name, self)
         return self.files[name]
 
-    def remove(self, name: str) -> None:
-        self.files.pop(name, None)
+    def remove(self, name: str, *, synced: bool = False) -> None:
+        """``synced``: the directory is, too."""
+        if self.files.pop(name, None) is not None:
+            self.note(Event("remove", name, int(synced)))
 
     def sync(self) -> None:
-        pass
+        self.note(Event("sync", DIRECTORY))
 
     def free_bytes(self) -> int:
         return 1 << 30
@@ -154,29 +225,26 @@ class FakeDisk:
         return self.boot
 
     def settle_database(self) -> None:
-        pass
+        log = self.files.get("meta.db-wal")
+        if log is not None:
+            log.write(0, (bytes(log.cached),))
+            log.sync()
 
     def database(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, factory=_Database)
+        connection = self._process.connect("meta.db", _Database)
+        assert isinstance(connection, _Database)
         connection.disk = self
-        if self.meta is not None:
-            connection.deserialize(self.meta)
+        connection.execute(f"PRAGMA wal_autocheckpoint={self.log_pages}")
         return connection
 
     def reader(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, factory=_Reader)
-        connection.disk = self
-        return connection
+        return self._process.connect("meta.db", Connection)
 
     def close(self) -> None:
         pass
 
-    def committed(self, image: bytes) -> None:
-        self.meta = image
-        self.trace.append(Event("commit", "meta.db", 0, image))
 
-
-class _Database(sqlite3.Connection):
+class _Database(Connection):
     disk: FakeDisk
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
@@ -188,23 +256,6 @@ class _Database(sqlite3.Connection):
                 full = error.errno == errno.ENOSPC
                 failure.sqlite_errorcode = sqlite3.SQLITE_FULL if full else sqlite3.SQLITE_IOERR_FSYNC
                 raise failure from error
-        cursor = super().execute(sql, parameters)
-        if sql == "COMMIT":
-            self.disk.committed(self.serialize())
-        return cursor
-
-
-class _Reader(sqlite3.Connection):
-    """Sees what was committed when a statement is run, and within a transaction what was when that began."""
-
-    disk: FakeDisk
-    seen: bytes | None = None
-
-    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
-        if not self.in_transaction and self.seen is not self.disk.meta:
-            self.seen = self.disk.meta
-            assert self.seen is not None
-            self.deserialize(self.seen)
         return super().execute(sql, parameters)
 
 
@@ -216,31 +267,48 @@ class Cutter:
         self._boot = boot
         self._stored: dict[str, bytearray] = {}
         self._unsynced: list[Event] = []
-        self._meta: bytes | None = None
+        self._removed: dict[str, bytearray] = {}  # names that may come back, with what was synced
+        self._lent: set[str] = set()  # files whose bytes some disk uses: copied before they change
         self.at = 0
 
     def step(self) -> Event:
         """Go behind the next event."""
         event = self._trace[self.at]
         self.at += 1
+        name = event.file
         if event.kind == "create":
-            self._stored[event.file] = bytearray()
+            self._stored[name] = bytearray()
+            self._lent.discard(name)
+            self._removed.pop(name, None)
+        elif event.kind == "remove":
+            content = self._stored.pop(name)
+            if not event.offset:
+                self._removed[name] = content
+            self._take_unsynced(name)
         elif event.kind == "allocate":
-            grow(self._stored[event.file], event.offset)
-        elif event.kind == "write":
-            self._unsynced.append(event)
-        elif event.kind == "commit":
-            self._meta = event.data
+            grow(self._own(name), event.offset)
+        elif event.kind == "sync" and name == DIRECTORY:
+            self._removed.clear()
+        elif event.kind == "sync":
+            for each in self._take_unsynced(name):
+                apply(self._own(name), each)
         else:
-            for write in self._unsynced:
-                if write.file == event.file:
-                    put(self._stored[write.file], write.offset, write.data)
-            self._unsynced = [write for write in self._unsynced if write.file != event.file]
+            self._unsynced.append(event)
         return event
+
+    def _take_unsynced(self, name: str) -> list[Event]:
+        taken = [each for each in self._unsynced if each.file == name]
+        self._unsynced = [each for each in self._unsynced if each.file != name]
+        return taken
+
+    def _own(self, name: str) -> bytearray:
+        if name in self._lent:
+            self._lent.discard(name)
+            self._stored[name] = bytearray(self._stored[name])
+        return self._stored[name]
 
     def start_from(self, disk: FakeDisk) -> None:
         """Begin with what ``disk`` holds now instead of with nothing."""
-        self._meta = disk.meta
         self._stored = {name: bytearray(file.stored) for name, file in disk.files.items()}
 
     def follow(self, trace: Sequence[Event]) -> None:
@@ -251,50 +319,72 @@ class Cutter:
         return len(self._unsynced)
 
     def none_landed(self) -> FakeDisk:
-        return self._disk(lambda write, last: [])
+        return self._disk(lambda event, last: [])
 
     def all_landed(self) -> FakeDisk:
-        return self._disk(lambda write, last: [(write.offset, write.data)])
+        return self._disk(lambda event, last: [event])
 
     def last_torn(self, rng: random.Random) -> FakeDisk:
         """Everything landed but the last write, of which only leading sectors did."""
 
-        def survive(write: Event, last: bool) -> list[tuple[int, bytes]]:
-            keep = SECTOR * rng.randrange(len(write.data) // SECTOR) if last else len(write.data)
-            return [(write.offset, write.data[:keep])]
+        def survive(event: Event, last: bool) -> list[Event]:
+            return sectors(event)[: rng.randrange(len(sectors(event)))] if last and event.data else [event]
 
         return self._disk(survive)
 
     def some_landed(self, rng: random.Random) -> FakeDisk:
-        """Each sector of each write landed or not, most writes whole or not at all."""
+        """Each sector of each write landed or not, most writes whole or not at all. Removed names may be back."""
 
-        def survive(write: Event, last: bool) -> list[tuple[int, bytes]]:
+        def survive(event: Event, last: bool) -> list[Event]:
             fate = rng.random()
             if fate < 0.4:
                 return []
             if fate < 0.8:
-                return [(write.offset, write.data)]
-            sectors = range(0, len(write.data), SECTOR)
-            return [(write.offset + at, write.data[at : at + SECTOR]) for at in sectors if rng.random() < 0.5]
+                return [event]
+            return [sector for sector in sectors(event) if rng.random() < 0.5]
 
-        return self._disk(survive)
+        disk = self._disk(survive)
+        for name, content in self._removed.items():
+            if rng.random() < 0.5:
+                disk.files[name] = FakeFile.over(name, disk, content)
+        return disk
 
-    def _disk(self, survive: Callable[[Event, bool], list[tuple[int, bytes]]]) -> FakeDisk:
+    def _disk(self, survive: Callable[[Event, bool], list[Event]]) -> FakeDisk:
         disk = FakeDisk(self._boot)
-        disk.meta = self._meta
+        landed: dict[str, list[Event]] = {name: [] for name in self._stored}
+        for event in self._unsynced:
+            landed[event.file] += survive(event, event is self._unsynced[-1])
         for name, stored in self._stored.items():
-            disk.files[name] = FakeFile(name, disk, bytearray(stored))
-        for write in self._unsynced:
-            for offset, data in survive(write, write is self._unsynced[-1]):
-                put(disk.files[write.file].cached, offset, data)
-        for file in disk.files.values():
-            file.stored = bytearray(file.cached)
+            if landed[name]:
+                stored = bytearray(stored)
+                for part in landed[name]:
+                    apply(stored, part)
+            else:
+                self._lent.add(name)
+            disk.files[name] = FakeFile.over(name, disk, stored)
         return disk
 
 
-def put(content: bytearray, offset: int, data: bytes) -> None:
-    grow(content, offset)
-    content[offset : offset + len(data)] = data
+def sectors(event: Event) -> list[Event]:
+    """A write cut at the sectors' borders: its smallest parts. A truncation is one."""
+    if event.kind == "truncate":
+        return [event]
+    end = event.offset + len(event.data)
+    cuts = [event.offset, *range(event.offset // SECTOR * SECTOR + SECTOR, end, SECTOR), end]
+    return [
+        Event("write", event.file, start, event.data[start - event.offset : stop - event.offset])
+        for start, stop in pairwise(cuts)
+    ]
+
+
+def apply(content: bytearray, event: Event) -> None:
+    """Carry out a write or truncation."""
+    if event.kind == "truncate":
+        grow(content, event.offset)
+        del content[event.offset :]
+    else:
+        grow(content, event.offset)
+        content[event.offset : event.offset + len(event.data)] = event.data
 
 
 def grow(content: bytearray, length: int) -> None:

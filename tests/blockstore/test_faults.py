@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -22,37 +22,14 @@ from blockstore.api import (
 from blockstore.check import check_directory
 from blockstore.layout import UNIT_SHIFT
 from blockstore.volume import EngineVolume
-from tests.blockstore.powercut import TUNING, Cutter, FakeDisk, open_disk
-from tests.blockstore.support import GRAIN, KIB, MIB, PERMIT, Answer, Driver, pattern
-
-
-@pytest.fixture
-def disk() -> Iterator[FakeDisk]:
-    """A disk; afterwards, healthy again and after a restart of the machine, its pool is whole."""
-    disk = FakeDisk()
-    yield disk
-    disk.faults.clear()
-    disk.boot = "boot-after-the-test"
-    report = check_directory(disk, deep=True, map_leaves=TUNING.map_leaves)
-    assert report.findings == ()
-    open_disk(disk)
+from tests.blockstore.powercut import TUNING, Cutter, FakeDisk, open_disk, restart
+from tests.blockstore.support import GRAIN, KIB, MIB, PERMIT, Answer, pattern
 
 
 def block_of(volume: object, offset: int) -> int:
     """Where the volume's grain at ``offset`` lies in the data file, in bytes."""
     assert isinstance(volume, EngineVolume)
     return volume._blockmap.entry(volume.map, offset // GRAIN)[0] << UNIT_SHIFT
-
-
-def restart(disk: FakeDisk, *, boot: str | None = None, power_cut: bool = False) -> Driver:
-    """The process starts again; with another ``boot`` the machine did. A power cut loses what only the cache has."""
-    disk.faults.clear()
-    if power_cut:
-        for file in disk.files.values():
-            file.dirty.clear()
-            file.cached = bytearray(file.stored)
-    disk.boot = boot or disk.boot
-    return open_disk(disk)
 
 
 # -------------------------------------------------------------------------------------------------- failing syncs
@@ -522,7 +499,7 @@ def test_data_without_its_database_is_not_overwritten() -> None:
     disk = FakeDisk()
     driver = open_disk(disk)
     driver.write(driver.group(size=MIB).volumes[0], 0, pattern(1), sync=True)
-    disk.meta = None
+    disk.remove("meta.db")
     with pytest.raises(Corrupt, match="not overwritten"):
         open_disk(disk)
 

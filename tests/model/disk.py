@@ -156,7 +156,7 @@ class Crashes:
 
     def _entries(self, image: Image) -> set[tuple[int, int]]:
         roots = {leaf for _, _, leaf in image.roots}
-        return {entry for node, _, entries in image.nodes if node in roots for entry in entries}
+        return {entry[:2] for node, _, entries in image.nodes if node in roots for entry in entries}
 
     def replayable(self, s: State, block: int) -> bool:
         """Whether an image that recovery may load, or a batch that it may replay behind one, names ``block``."""

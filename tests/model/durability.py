@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.model import rules
+from tests.model import freeing, rules, sweeping
 from tests.model.disk import commit_synced, fail_journals, mixed, subsets, sync_journals
-from tests.model.maps import CLEAN, DIRTY, FREE, TO_SAVE, Image
+from tests.model.maps import CLEAN, DIRTY, FREE, SAVED, TO_SAVE, Image
 from tests.model.state import (
     ALL_SYNCED,
     BEGUN,
@@ -148,6 +148,7 @@ def begin_checkpoint(m: Model, s: State, out: Steps) -> None:
         log=log,
         room=room,
         saver=Saver(COPYING, image, nodes, s.gone),
+        kept=sweeping.keep(m, s, log.epoch),
         gone=0,
         budget=spend(s.budget, CHECKPOINTS),
     )
@@ -196,21 +197,20 @@ def _finish_checkpoint(m: Model, s: State, out: Steps) -> None:
     if s.latch:
         out.append(("committed, but the gate has failed: fail-stop", s._replace(mode=STOPPED, saver=None)))
         return
-    room = s.room._replace(free=s.room.free | s.room.sealed, sealed=0)
-    if m.broken == rules.ONE_LIST:
-        room = room._replace(free=room.free | room.pending, pending=0)
+    world = m.maps.set_state(s.world, s.saver.nodes, CLEAN, (SAVED,))
     finished = s._replace(
-        world=m.maps.set_state(s.world, s.saver.gone, FREE),
+        world=m.maps.set_state(world, s.saver.gone, FREE),
         log=s.log._replace(previous_live=False),
-        room=room,
         saver=None,
+        kept=sweeping.without_old(s, m.maps.images.items[s.saver.image].epoch),
     )
-    out.append(("the checkpoint ends: frees released", finished))
+    out.append(("the checkpoint ends: frees released", freeing.release(m, finished)))
 
 
 def _take_back(m: Model, s: State, out: Steps) -> None:
     """``Checkpointer._take_back`` (SQLITE_FULL): nothing was committed, all of it is dirty again."""
-    world = m.maps.set_state(s.world, s.saver.nodes, DIRTY, (CLEAN, TO_SAVE))
+    states = (TO_SAVE,) if m.broken == rules.SAVED_NOT_TAKEN_BACK else (SAVED, TO_SAVE)
+    world = m.maps.set_state(s.world, s.saver.nodes, DIRTY, states)
     again = s._replace(world=world, saver=None, gone=s.gone | s.saver.gone, budget=spend(s.budget, FULLS))
     out.append(("the host is full: the checkpoint is given up", again))
 

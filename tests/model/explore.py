@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.model import durability, recovering, rules, sweeping, writing
+from tests.model import durability, freeing, recovering, residency, rules, sweeping, writing
 from tests.model.disk import Crashes
 from tests.model.maps import Image, Maps
 from tests.model.state import (
@@ -50,9 +50,8 @@ class Model:
         image = self.maps.images(Image(2, -99, 1, 1, scope.volumes + 1, 1, 0, roots, ()))
         blank = (0,) * scope.blocks
         files = JournalFile(), JournalFile()
-        none = (None,) * 6
-        state = State(blank, blank, 0, files, Meta(image, image), 0, SERVING, 0, *none, 0, False, (), 0, scope.budget())
-        return recovering.serving(self, state)
+        memory = recovering.NOTHING | {"mode": SERVING, "history": (), "must": 0, "budget": scope.budget()}
+        return recovering.serving(self, State(blank, blank, 0, files, Meta(image, image), 0, **memory))
 
     def steps(self, s: State) -> Steps:
         out: Steps = []
@@ -86,20 +85,24 @@ class Model:
             durability.saver_on_loop(self, s, out)
         sweeping.begin_sweep(self, s, out)
         if s.sweep:
-            sweeping.sweep_on(self, s, out)
+            sweeping.end_sweep(self, s, out)
+        freeing.pins(self, s, out)
+        residency.evict(self, s, out)
+        residency.load(self, s, out)
+        residency.take_in(self, s, out)
 
     def _between(self, s: State, out: Steps) -> None:
         """What a broken rule lets into the middle of a batch."""
         if self.broken == rules.SWITCH_BEFORE_APPLY and s.write.stage == APPENDED:
             durability.begin_checkpoint(self, s, out)
-        if self.broken == rules.SWEEP_IN_BATCH and s.write.stage == WRITTEN:
-            sweeping.begin_sweep(self, s, out)
+        if self.broken == rules.SWITCH_IN_BATCH and s.write.stage == WRITTEN:
+            durability.begin_checkpoint(self, s, out)
 
     def problem(self, s: State) -> str | None:
         """What is wrong with a state: maps that hold something else than the oracle, or name damaged blocks."""
         if s.mode not in (SERVING, STOPPED):
             return None
-        contents, entries, blocks = self.maps.look(s.world)
+        contents, entries, blocks = self.maps.look(s.world, s.meta.medium)
         cache = s.cache
         for block, value in entries:
             if cache[block] != value:
@@ -107,6 +110,10 @@ class Model:
         room = s.room
         if blocks & (room.free | room.pending | room.sealed):
             return f"of the referenced blocks {bits(blocks)} some are free, or will be: {room}"
+        if room.free & (room.pending | room.sealed) or room.pending & room.sealed:
+            return f"some blocks are free twice: {room}"
+        if s.pin and s.pin.blocks & room.free:
+            return f"of the pinned blocks {bits(s.pin.blocks)} some are free: {room}"
         expected = s.history[-2:] if s.write and s.write.stage == UNDECIDED else s.history[-1:]
         if contents not in expected and (not s.write or s.write.stage == UNDECIDED):
             seen, allowed = (self.maps.contents.items[number] for number in (contents, expected[-1]))

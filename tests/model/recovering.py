@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tests.model import rules
 from tests.model.disk import Batch, commit_synced, failed_syncs, sync_journals
 from tests.model.durability import fail_data, sync_data
-from tests.model.maps import Image, World
+from tests.model.maps import ABSENT, CLEAN, Image, World
 from tests.model.state import (
     CUTS,
     DOWN,
@@ -21,8 +21,10 @@ from tests.model.state import (
     SAVED,
     SERVING,
     SETTLED,
+    SWEEPS,
     SYNCED,
     JournalFile,
+    Kept,
     Log,
     Meta,
     Room,
@@ -43,6 +45,9 @@ NOTHING = {
     "round": None,
     "saver": None,
     "sweep": None,
+    "kept": (),
+    "pin": None,
+    "loads": (),
     "gone": 0,
     "latch": False,
 }
@@ -114,13 +119,13 @@ def _replay(m: Model, s: State, out: Steps) -> None:
         return
     image = _own_image(m, s, found)
     files = (JournalFile(), JournalFile()) if m.broken == rules.JOURNAL_WIPED else s.files
-    replayed = s._replace(mode=REPLAYED, dirty=s.dirty | rescued, files=files, saver=Saver(0, image))
+    replayed = s._replace(mode=REPLAYED, dirty=s.dirty | rescued, files=files, saver=Saver(0, image, gone=found.freed))
     out.append((("recovery replays", found.batches, "batches"), replayed))
 
 
 def _compare(m: Model, s: State, world: int) -> str | None:
     """The oracle: what was found must be a state that the crash may leave, and every block of it must be whole."""
-    contents, entries, _ = m.maps.look(world)
+    contents, entries, _ = m.maps.look(world, s.meta.cache)
     if contents not in s.history[s.must :]:
         allowed = [m.maps.contents.items[number] for number in s.history[s.must :]]
         return f"recovered {m.maps.contents.items[contents]}, allowed are {allowed}"
@@ -162,15 +167,20 @@ def _serve(m: Model, s: State, out: Steps) -> None:
 def serving(m: Model, s: State) -> State:
     """The process as recovery hands it over: ``pool.EnginePool`` over the image just made."""
     image: Image = m.maps.images.items[s.meta.cache]
-    world = m.maps.load(s.meta.cache)
+    world = m.maps.load(s.meta.cache, ABSENT if m.scope.evictions else CLEAN)
     free = (1 << m.scope.blocks) - (1 << min(image.high, m.scope.blocks))
+    kept = Kept(image.epoch, free, False)
+    if s.saver and m.broken in (rules.REPLAY_FREES, rules.REPLAY_FREES_KEPT):
+        free |= s.saver.gone
+        kept = kept if m.broken == rules.REPLAY_FREES else kept._replace(unavailable=free)
     return s._replace(
         mode=SERVING,
         world=world,
+        kept=(kept,) if s.budget[SWEEPS] else (),
         log=Log(image.epoch, image.seed, image.next_seq, image.next_seq - 1),
         room=Room(free, image.high),
         saver=None,
-        history=(m.maps.look(world)[0],),
+        history=(m.maps.look(m.maps.load(s.meta.cache), 0)[0],),
         must=0,
     )
 
@@ -187,6 +197,8 @@ class Replay(NamedTuple):
     high: int
     rescued: tuple[int, ...]
     batches: int
+    freed: int
+    """Blocks that private bits freed: ignored, the opening sweep finds them."""
 
 
 def replay(m: Model, s: State) -> Replay | str:
@@ -200,6 +212,7 @@ def replay(m: Model, s: State) -> Replay | str:
         return f"refused: a batch says that {last + 1} was flushed, and that one is not intact"
     synced = max([image.next_seq - 1, *(batch.synced_seq for _, batch in chain)])
     world, next_seq, high, seed, rescued = m.maps.load(s.meta.cache), image.next_seq, image.high, image.seed, []
+    freed = 0
     for number, batch in chain:
         if batch.seq > synced and not _data_is_whole(m, s, batch, image.boot == s.boot, rescued):
             if m.broken == rules.REPLAY_HOLES:
@@ -208,11 +221,11 @@ def replay(m: Model, s: State) -> Replay | str:
         applied = m.maps.apply(world, batch.records)
         if applied is None:
             return "no leaf is left for the replay"
-        world, next_seq, seed = applied[0], batch.seq + 1, number
+        world, next_seq, seed, freed = applied.world, batch.seq + 1, number, freed | applied.freed
         for record in batch.records:
             if record[0] == "WRITE" and m.broken != rules.HIGH_WATER_OLD:
                 high = max(high, record[3] + 1)
-    return Replay(world, next_seq, seed, high, tuple(rescued), next_seq - image.next_seq)
+    return Replay(world, next_seq, seed, high, tuple(rescued), next_seq - image.next_seq, freed)
 
 
 def _chain(

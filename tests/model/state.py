@@ -53,7 +53,8 @@ class Log(NamedTuple):
 
 
 class Room(NamedTuple):
-    """``space.Space`` and the allocator: sets of blocks as bits."""
+    """``space.Space`` and the allocator: sets of blocks as bits. ``sealed``: freed before the last switch, and what a
+    pin holds back."""
 
     free: int
     high: int
@@ -89,11 +90,34 @@ class Write(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """``reclaim.Sweep``: bits of blocks marked, leaves (or maps) still to be read, leaves found unreachable."""
+    """``reclaim``: what the helper saw in the image of ``epoch``: bits of blocks marked, of leaves no root reaches."""
 
+    epoch: int
     marks: int
-    todo: int
     lost: int
+
+
+class Kept(NamedTuple):
+    """What was free, or to become free, when the image of ``epoch`` was begun. ``pinned``: the pin is older than it."""
+
+    epoch: int
+    unavailable: int
+    pinned: bool
+
+
+class Pin(NamedTuple):
+    """A reader outside the maps. ``blocks``: what it may still read; ``before``: freed before it began, as bits."""
+
+    blocks: int
+    before: int
+
+
+class Load(NamedTuple):
+    """``residency``: a row that a helper thread has read and the loop has not yet taken in."""
+
+    leaf: int
+    born: int
+    entries: tuple[Any, ...]
 
 
 class State(NamedTuple):
@@ -113,6 +137,9 @@ class State(NamedTuple):
     round: Round | None
     saver: Saver | None
     sweep: Sweep | None
+    kept: tuple[Kept, ...]
+    pin: Pin | None
+    loads: tuple[Load, ...]
     gone: int
     """Leaves retired since the last image."""
     latch: bool
@@ -148,6 +175,8 @@ class Scope:
     leaves: int = 3
     writes: int = 0
     trims: int = 0
+    drops: int = 0
+    """Trims of a whole leaf."""
     flushes: int = 0
     tells: int = 0
     """Empty batches that carry synced_seq."""
@@ -155,6 +184,10 @@ class Scope:
     fulls: int = 0
     """Checkpoints that find the host file system full."""
     sweeps: int = 0
+    pins: int = 0
+    evictions: int = 0
+    loads: int = 0
+    """Leaves read from the database. With evictions the leaves of a pool just opened are absent too."""
     snapshots: int = 0
     deletes: int = 0
     rollbacks: int = 0
@@ -174,11 +207,15 @@ EVENTS = tuple(field.name for field in fields(Scope))[4:]
 (
     WRITES,
     TRIMS,
+    DROPS,
     FLUSHES,
     TELLS,
     CHECKPOINTS,
     FULLS,
     SWEEPS,
+    PINS,
+    EVICTIONS,
+    LOADS,
     SNAPSHOTS,
     DELETES,
     ROLLBACKS,

@@ -1,7 +1,9 @@
-"""The sweep (``blockstore/reclaim.py``): on the loop, in slices, over the maps as they are while it runs.
+"""The sweep (``blockstore/reclaim.py``): a helper process reads a committed image, the loop releases what it found.
 
-The design's sweep reads a committed image in a helper process; the code's marks live leaves. Its list of leaves is made
-at the start; a leaf is read at its turn. What is found waits in the pending frees.
+The helper reads in one transaction, hence in one step. The loop keeps what was unavailable when an image was begun, by
+epoch, once: a second sweep of the same image, or of one begun before the first was applied, would find the same again.
+What is found was unreferenced at an image that has committed, so no image and no batch that recovery may replay names
+it: it is free at once.
 """
 
 from __future__ import annotations
@@ -9,54 +11,82 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tests.model import rules
-from tests.model.maps import World
-from tests.model.state import SWEEPS, State, Sweep, spend
+from tests.model.maps import ABSENT, CLEAN, FREE, RETIRED, SAVED, Image
+from tests.model.state import SWEEPS, Kept, Room, State, Sweep, bits, spend
 
 if TYPE_CHECKING:
     from tests.model.explore import Model, Steps
 
 
+def unavailable(m: Model, room: Room) -> int:
+    """What a sweep must not find: free, or known to become free."""
+    if m.broken == rules.SWEEP_FINDS_PENDING:
+        return room.free
+    return room.free | room.pending | room.sealed
+
+
+def keep(m: Model, s: State, epoch: int) -> tuple[Kept, ...]:
+    """An image of ``epoch`` begins. One that was given up has the same epoch, and never committed."""
+    if not s.sweep and not s.budget[SWEEPS]:
+        return ()
+    if m.broken == rules.KEPT_AT_SWITCH and any(kept.epoch == epoch for kept in s.kept):
+        return s.kept
+    now = Kept(epoch, unavailable(m, s.room), s.pin is not None)
+    return (*(kept for kept in s.kept if kept.epoch != epoch), now)
+
+
+def without_old(s: State, epoch: int) -> tuple[Kept, ...]:
+    """The image of ``epoch`` has committed: no sweep begins to read an older one."""
+    read = s.sweep.epoch if s.sweep else epoch
+    return tuple(kept for kept in s.kept if kept.epoch >= epoch or kept.epoch == read)
+
+
 def begin_sweep(m: Model, s: State, out: Steps) -> None:
-    """``Sweep.start``: what is free, or known to become free, is not to be found again."""
+    """The helper sees what is committed, and says which epoch that is."""
     if s.sweep or not s.budget[SWEEPS]:
         return
-    room = s.room
-    marks = 1 | room.free | room.pending | room.sealed
-    if m.broken == rules.SWEEP_TAKES_NEW:
-        marks = 1 | room.pending | room.sealed
-    elif m.broken == rules.SWEEP_FREES_TWICE:
-        marks = 1 | room.free
-    world: World = m.maps.worlds.items[s.world]
-    if m.broken == rules.SWEEP_WALKS_MAPS:
-        todo = sum(1 << number for number, _, _ in world.maps)
-    elif m.broken == rules.SWEEP_LIVE_ONLY:
-        todo = sum({1 << leaf for number, _, leaf in world.maps if leaf and number in m.volumes})
-    else:
-        todo = sum({1 << leaf for _, _, leaf in world.maps if leaf})
-    begun = Sweep(marks, todo, m.maps.unreachable(s.world))
-    out.append(("a sweep begins", s._replace(sweep=begun, budget=spend(s.budget, SWEEPS))))
+    number = s.meta.cache if m.broken == rules.SWEEP_UNCOMMITTED else s.meta.medium
+    image: Image = m.maps.images.items[number]
+    if m.broken != rules.SWEEP_OTHER_EPOCH and not any(kept.epoch == image.epoch for kept in s.kept):
+        return  # its result would be discarded
+    sweep = Sweep(image.epoch, *m.maps.reach(number))
+    begun = s._replace(sweep=sweep, budget=spend(s.budget, SWEEPS))
+    out.append((("a sweep reads the image of epoch", image.epoch), begun))
 
 
-def sweep_on(m: Model, s: State, out: Steps) -> None:
-    sweep = s.sweep
-    if sweep.todo:
-        turn = sweep.todo & -sweep.todo
-        leaf = turn.bit_length() - 1
-        world: World = m.maps.worlds.items[s.world]
-        if m.broken == rules.SWEEP_WALKS_MAPS:
-            leaf = next((leaf for number, _, leaf in world.maps if number == turn.bit_length() - 1), 0)
-        blocks = sum({1 << block for block, _ in world.leaves[leaf - 1][2]}) if leaf else 0
-        read = sweep._replace(marks=sweep.marks | blocks, todo=sweep.todo & ~turn)
-        out.append((("the sweep reads leaf", leaf), s._replace(sweep=read)))
+def end_sweep(m: Model, s: State, out: Steps) -> None:
+    """The helper's result reaches the loop."""
+    kept = _kept(m, s)
+    if kept is None or (kept.pinned and s.pin and m.broken != rules.PIN_UNSEEN_BY_SWEEP):
         return
-    found = (1 << m.scope.blocks) - 1 & ~sweep.marks
-    room = s.room._replace(pending=s.room.pending | found)
-    if m.broken == rules.SWEEP_FREES_NOW:
-        room = s.room._replace(free=s.room.free | found)
-    world_now, aside = m.maps.retire(s.world, sweep.lost)
-    saver = s.saver
-    if aside:
-        saver = saver._replace(image=m.maps.with_rows(saver.image, aside))
-    gone = s.gone if m.broken == rules.IDS_REUSED_NOW else s.gone | sweep.lost
-    ended = s._replace(room=room, world=world_now, saver=saver, sweep=None, gone=gone)
-    out.append((("the sweep ends; blocks found", found), ended))
+    not_ours = unavailable(m, s.room) if m.broken == rules.UNAVAILABLE_AT_END else kept.unavailable
+    found = (1 << m.scope.blocks) - 2 & ~(s.sweep.marks | not_ours)
+    label = "the sweep ends; found: blocks", bits(found), "leaves", bits(s.sweep.lost)
+    if found & s.room.free:
+        out.append((label, f"of the blocks {bits(found)} some are free twice: {s.room}"))
+        return
+    if s.sweep.lost & ~m.maps.in_state(s.world, (CLEAN, SAVED, ABSENT)):
+        out.append((label, f"of the leaves {bits(s.sweep.lost)} some are retired twice, or changed since"))
+        return
+    at_once = m.broken == rules.IDS_REUSED_NOW
+    ended = s._replace(
+        room=s.room._replace(free=s.room.free | found),
+        world=m.maps.set_state(s.world, s.sweep.lost, FREE if at_once else RETIRED),
+        sweep=None,
+        kept=_still_kept(m, s, kept),
+        gone=s.gone if at_once else s.gone | s.sweep.lost,
+    )
+    out.append((label, ended))
+
+
+def _still_kept(m: Model, s: State, used: Kept) -> tuple[Kept, ...]:
+    """Nothing: images begun before now do not know what was just released."""
+    if m.broken == rules.KEPT_ON:
+        return s.kept
+    return tuple(kept for kept in s.kept if kept != used) if m.broken == rules.KEPT_DURING else ()
+
+
+def _kept(m: Model, s: State) -> Kept | None:
+    if m.broken == rules.SWEEP_OTHER_EPOCH:
+        return s.kept[-1] if s.kept else None
+    return next((kept for kept in s.kept if kept.epoch == s.sweep.epoch), None)

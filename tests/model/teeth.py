@@ -18,9 +18,16 @@ _TWO_IMAGES = Scope(writes=2, checkpoints=2, kills=1)
 _FAULT = Scope(writes=1, flushes=1, faults=1, kills=1, cuts=1)
 _TWO_SYNCS = Scope(writes=1, flushes=1, checkpoints=1, faults=1, cuts=1)
 _FULL = Scope(writes=2, checkpoints=2, fulls=1, kills=1, cuts=1)
-_REUSE = Scope(writes=3, checkpoints=2, sweeps=1)
-_SWEEPS = Scope(grains=1, blocks=3, writes=3, checkpoints=1, sweeps=2)
-_SWEEP = Scope(writes=1, sweeps=1)
+_REUSE = Scope(grains=1, writes=3, checkpoints=2)
+_SWEEP = Scope(grains=1, writes=2, checkpoints=1, sweeps=1)
+_SWEEPS = Scope(grains=1, writes=2, drops=1, checkpoints=2, sweeps=2)
+_ROLLED_BACK = Scope(grains=1, writes=2, checkpoints=1, sweeps=1, snapshots=1, rollbacks=1)
+_COPIED = Scope(writes=3, snapshots=1)
+_FROZEN = Scope(grains=1, writes=2, trims=1, drops=1, snapshots=1, deletes=1)
+_REPLAYED = Scope(grains=1, writes=3, sweeps=1, kills=1)
+_PINNED = Scope(grains=1, writes=3, checkpoints=2, pins=1)
+_ABSENT = Scope(writes=2, checkpoints=1, evictions=1, loads=1)
+_LOADS = Scope(grains=1, writes=2, checkpoints=1, evictions=1, loads=2)
 _SNAPSHOT = Scope(volumes=2, grains=1, writes=1, snapshots=1, kills=1)
 _PERMIT = Scope(writes=2, revokes=1, lost_appends=1, kills=1)
 _TWO_CRASHES = Scope(writes=2, kills=1, cuts=1)
@@ -45,14 +52,32 @@ TEETH = {
     rules.SEED_AT_COMMIT: _SWITCH,
     rules.TWO_SWITCHES: _TWO_IMAGES,
     rules.FREE_AT_SWITCH: _REUSE,
+    rules.FREE_NOW: _REUSE,
     rules.ONE_LIST: _REUSE,
-    rules.SWEEP_FREES_NOW: _REUSE,
-    rules.SWEEP_TAKES_NEW: _SWEEP,
-    rules.SWEEP_FREES_TWICE: _SWEEPS,
-    rules.SWEEP_IN_BATCH: _SWEEP,
-    rules.SWEEP_WALKS_MAPS: Scope(grains=1, writes=2, sweeps=1, snapshots=1, rollbacks=1, deletes=1),
-    rules.SWEEP_LIVE_ONLY: Scope(grains=1, writes=2, sweeps=1, snapshots=1),
-    rules.IDS_REUSED_NOW: Scope(grains=1, leaves=2, writes=3, sweeps=1, snapshots=2, deletes=1, kills=1),
+    rules.SWITCH_IN_BATCH: _SWEEP,
+    rules.SWEEP_FINDS_PENDING: _SWEEP,
+    rules.UNAVAILABLE_AT_END: _SWEEP,
+    rules.SWEEP_OTHER_EPOCH: _SWEEP,
+    rules.KEPT_ON: _SWEEPS,
+    rules.KEPT_DURING: _SWEEPS,
+    rules.KEPT_AT_SWITCH: Scope(grains=1, writes=2, checkpoints=2, fulls=1, sweeps=1),
+    rules.SWEEP_UNCOMMITTED: _ROLLED_BACK,
+    rules.SWEEP_LIVE_ONLY: Scope(grains=1, writes=2, checkpoints=1, sweeps=1, snapshots=1),
+    rules.IDS_REUSED_NOW: Scope(grains=1, leaves=1, writes=2, drops=1, checkpoints=1, sweeps=1, kills=1),
+    rules.BIT_COPIED: _COPIED,
+    rules.BIT_IN_FROZEN: _FROZEN,
+    rules.BIT_IN_FROZEN_TRIM: _FROZEN,
+    rules.BIT_IN_FROZEN_DROP: _FROZEN,
+    rules.BIT_IN_DELETED: _FROZEN,
+    rules.PIN_UNSEEN_BY_COMMIT: _PINNED,
+    rules.PIN_UNSEEN_BY_SWEEP: Scope(grains=1, writes=1, checkpoints=1, sweeps=1, pins=1, snapshots=1, rollbacks=1),
+    rules.SAVED_STAYS: Scope(grains=1, writes=2, checkpoints=2, kills=1),
+    rules.SAVED_NOT_TAKEN_BACK: Scope(grains=1, writes=1, checkpoints=2, fulls=1, kills=1),
+    rules.SAVED_EVICTED: _ABSENT,
+    rules.ABSENT_READ: _ABSENT,
+    rules.ABSENT_WRITTEN: _ABSENT,
+    rules.LOADED_STATE: _LOADS,
+    rules.EVICTED_LOADING: Scope(grains=1, writes=2, checkpoints=2, evictions=2, loads=2),
     rules.SOURCE_NOT_AGED: Scope(writes=2, snapshots=1),
     rules.GENERATION_LOST: Scope(writes=2, snapshots=2, kills=1, leaves=4),
     rules.REPLAY_LATE: _AFTER,
@@ -66,6 +91,7 @@ TEETH = {
     rules.WAL_AS_IS: Scope(writes=1, flushes=1, checkpoints=1, faults=1, kills=1, cuts=1),
     rules.BOOT_EARLY: _TWO_CRASHES,
     rules.NEXT_EPOCH: Scope(writes=2, checkpoints=1, kills=1, cuts=1),
+    rules.REPLAY_FREES: _REPLAYED,
     rules.HIGH_WATER_OLD: _AFTER,
     rules.JOURNAL_WIPED: Scope(writes=1, kills=2),
     rules.SERVE_EARLY: _TWO_CRASHES,
@@ -76,7 +102,12 @@ WHOLE = {
     "telling": Scope(writes=2, trims=1, flushes=1, tells=1, cuts=1),
     "failed syncs": Scope(writes=1, flushes=1, checkpoints=1, faults=1, lost_appends=1, kills=2, cuts=1),
     "full host": Scope(writes=2, flushes=1, checkpoints=2, fulls=1, cuts=1),
-    "reuse": Scope(grains=1, writes=3, checkpoints=1, sweeps=1, kills=1),
+    "private bits": Scope(writes=2, trims=1, checkpoints=1, snapshots=1),
+    "private frees": Scope(grains=1, writes=3, checkpoints=1, kills=1, cuts=1),
+    "reuse": Scope(grains=1, writes=3, sweeps=1, kills=1, cuts=1),
+    "sweeps": Scope(grains=1, writes=2, checkpoints=1, sweeps=1, snapshots=1, rollbacks=1, kills=1),
+    "residency": Scope(writes=2, checkpoints=2, fulls=1, evictions=2, loads=2, kills=1),
+    "pins": Scope(grains=1, writes=3, checkpoints=2, sweeps=1, pins=1),
     "snapshots": Scope(volumes=2, grains=1, writes=2, checkpoints=1, snapshots=1, deletes=1, cuts=1),
     "rollback": Scope(grains=1, writes=2, sweeps=1, snapshots=1, deletes=1, rollbacks=1, kills=1),
     "permits": Scope(writes=2, flushes=1, revokes=1, lost_appends=1, kills=1, cuts=1),
@@ -88,7 +119,16 @@ WIDER = {
     "two checkpoints": Scope(writes=2, flushes=2, checkpoints=2, kills=1, cuts=2),
     "failed syncs": Scope(writes=2, flushes=2, checkpoints=1, faults=2, lost_appends=1, kills=2, cuts=1),
     "full host": Scope(writes=3, flushes=1, checkpoints=3, fulls=1, sweeps=1, kills=1, cuts=1),
+    "private bits": Scope(blocks=5, writes=3, trims=1, drops=1, checkpoints=1, snapshots=1, deletes=1, kills=1),
+    "private frees": Scope(grains=1, blocks=5, writes=4, drops=1, flushes=1, checkpoints=2, kills=1, cuts=1),
     "reuse": Scope(writes=4, blocks=5, trims=1, checkpoints=2, sweeps=2, kills=1, cuts=1),
+    "sweeps": Scope(
+        grains=1, writes=3, checkpoints=3, fulls=1, sweeps=2, snapshots=1, deletes=1, rollbacks=1, kills=1, cuts=1
+    ),
+    "residency": Scope(
+        writes=3, trims=1, drops=1, checkpoints=2, fulls=1, sweeps=1, evictions=2, loads=3, snapshots=1, kills=1
+    ),
+    "pins": Scope(grains=1, writes=3, drops=1, checkpoints=2, sweeps=1, pins=2, snapshots=1, rollbacks=1),
     "snapshots": Scope(
         volumes=2,
         grains=1,
@@ -112,6 +152,9 @@ BACKED_UP = {
     rules.EPOCH_ALONE: _LIVES,
     rules.SEED_ALONE: _LIVES,
     rules.CHAIN_UNCHECKED: _LIVES,
+    rules.DROPPED_FREES: _ROLLED_BACK,
+    rules.REPLAY_FREES_KEPT: _REPLAYED,
+    rules.LOADED_BORN: Scope(grains=1, leaves=1, writes=2, drops=1, checkpoints=3, sweeps=1, evictions=1, loads=2),
     rules.JOURNAL_FIRST: Scope(writes=3, flushes=2, cuts=1),
 }
 """Where a breach of these alone is seen to do nothing."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tests.model import rules
+from tests.model import freeing, rules
 from tests.model.disk import Batch, append
 from tests.model.maps import Record, World
 from tests.model.state import (
     APPENDED,
     APPLIED,
     DELETES,
+    DROPS,
     JOINED,
     LOST_APPENDS,
     REVOKES,
@@ -28,6 +29,7 @@ from tests.model.state import (
     WRITTEN,
     State,
     Write,
+    bits,
     put,
     spend,
 )
@@ -45,10 +47,12 @@ def begin(m: Model, s: State, out: Steps) -> None:
             for grain in m.grains[:1] if first else m.grains:
                 _join(m, s, out, volume, grain)
     world: World = m.maps.worlds.items[s.world]
-    if budget[TRIMS]:
-        for volume in m.volumes:
+    for volume in m.volumes:
+        if budget[TRIMS] and _is_resident(m, s, volume):
             for grain in m.grains:
                 _control(m, s, out, TRIMS, (("TRIM", volume, grain),))
+        if budget[DROPS] and _is_resident(m, s, volume):
+            _control(m, s, out, DROPS, (("DROP", volume),))
     if budget[SNAPSHOTS]:
         snaps = tuple(("SNAP", world.next_map + i, volume) for i, volume in enumerate(m.volumes))
         _control(m, s, out, SNAPSHOTS, snaps)
@@ -65,7 +69,14 @@ def begin(m: Model, s: State, out: Steps) -> None:
         out.append(("append an empty batch", batch._replace(budget=spend(budget, TELLS))))
 
 
+def _is_resident(m: Model, s: State, volume: int) -> bool:
+    """A precondition of forming the batch: what is not in memory is loaded first."""
+    return m.broken == rules.ABSENT_WRITTEN or not m.maps.is_absent(s.world, volume)
+
+
 def _join(m: Model, s: State, out: Steps, volume: int, grain: int) -> None:
+    if not _is_resident(m, s, volume):
+        return
     block = (s.room.free & -s.room.free).bit_length() - 1
     value = m.scope.writes - s.budget[WRITES] + 1
     record = "WRITE", volume, grain, block, value
@@ -106,7 +117,8 @@ def _write_data(m: Model, s: State, out: Steps) -> None:
     """``BatchWriter._write_data``: permits were read, blocks are taken."""
     record = s.write.records[0]
     block, value = record[3], record[4]
-    if m.crashes.replayable(s, block) or m.maps.look(s.world)[2] >> block & 1:
+    live = m.maps.look(s.world, s.meta.medium)[2] | (s.pin.blocks if s.pin else 0)
+    if live >> block & 1 or m.crashes.replayable(s, block):
         out.append((("allocate block", block), f"block {block} is live, or recovery may need it, and is written again"))
         return
     written = s._replace(
@@ -156,12 +168,12 @@ def _append_batch(m: Model, s: State, out: Steps) -> None:
 
 def _apply(m: Model, s: State, out: Steps) -> None:
     """``BatchWriter._apply``, ``BlockMap.apply``: nodes that the image being made needs are copied aside."""
-    world, aside = m.maps.apply(s.world, s.write.records)
+    world, aside, freed = m.maps.apply(s.world, s.write.records)
     saver = s.saver
     if aside:
         saver = saver._replace(image=m.maps.with_rows(saver.image, aside))
     applied = s._replace(world=world, saver=saver, write=s.write._replace(stage=APPLIED))
-    out.append(("apply", applied))
+    out.append((("apply; freed: blocks", bits(freed)), freeing.free_later(m, applied, freed)))
 
 
 def answer_undecided(m: Model, s: State, out: Steps) -> None:
