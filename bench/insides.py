@@ -58,7 +58,7 @@ def map_bytes(pool: EnginePool) -> int:
     """What the map itself says that its nodes take: leaves, pages and roots."""
     blockmap = pool.blockmap
     roots = sum(len(one.root) * one.root.itemsize for one in blockmap.maps.values())
-    return blockmap.leaves.used * LEAF_BYTES + blockmap.pages.used * PAGE_BYTES + roots
+    return blockmap.held_bytes + roots
 
 
 def journal_position(pool: EnginePool) -> int:

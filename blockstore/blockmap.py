@@ -327,6 +327,14 @@ class BlockMap:
                 found[leaf] = None
         return list(found)
 
+    def nodes_under(self, of: Map, grain: int, count: int) -> Iterator[int]:
+        """Stored ids of the nodes of these grains, as far as they are known; the map may have become smaller."""
+        end = min((grain + count + LEAF_MASK) >> LEAF_SHIFT, len(of.root) << PAGE_SHIFT)
+        for index in range(grain >> LEAF_SHIFT, end):
+            page = of.root[index >> PAGE_SHIFT]
+            yield PAGE_NODE + page
+            yield self.pages.ids[page << PAGE_SHIFT | (index & PAGE_MASK)]
+
     def kind_of(self, stored: int) -> tuple[Leaves | Pages, int]:
         """The nodes and the id among them of an id in ``meta.db``."""
         return (self.pages, stored - PAGE_NODE) if stored >= PAGE_NODE else (self.leaves, stored)

@@ -244,7 +244,7 @@ class EnginePool:
             self.blockmap,
             self._directory.reader,
             budget=tuning.map_memory,
-            cut=self.writer.cut,
+            needed=self.writer.needed_nodes,
             need_checkpoint=self._housekeeper.need_checkpoint,
         )
         self._checkpointer = self._housekeeper.checkpointer = Checkpointer(

@@ -3,8 +3,8 @@
 A helper thread reads rows over a connection of its own; the loop takes them in if their nodes are still absent. What is
 evicted is chosen by a clock: a node that was looked at since the hand passed stays for another turn. Only nodes of a
 committed image go, so what is read later is what was there; none goes while a row of it is on its way, or an old row
-could be believed after it was changed, saved and evicted again. Nobody who joined a batch loses the nodes it needs: the
-batch is committed before anything is evicted.
+could be believed after it was changed, saved and evicted again. Nobody who waits for a batch loses the nodes it needs,
+and the last ones that were loaded stay, so that whoever waited for them gets on, however small the budget is.
 
 Invariant: a caller of ``load`` finds the nodes in memory when it is answered; afterwards it has to look again.
 """
@@ -12,28 +12,30 @@ Invariant: a caller of ``load`` finds the nodes in memory when it is answered; a
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 
 import numpy as np
 
 from blockstore.api import Done, MediumError, Runner, StoreError
-from blockstore.blockmap import BlockMap, Nodes
+from blockstore.blockmap import BlockMap, Ids, Nodes
 from blockstore.checkpoint import Row, read_rows, take_in_rows
 from blockstore.futures import new_future
+from blockstore.layout import LEAF_BYTES
 
 _AT_ONCE = 512  # rows read in one go: 4 ms of a helper thread
 _WINDOW = 8192  # ids that the clock's hand passes in one slice...
 _MOST_EVICTED = 1024  # ...and rows given back in it: about 1 ms
 _PAGE_SHARE = 4  # pages may have one of so many parts of the budget: 1 GiB for the leaves of 8 TiB needs 1 MiB of them
-_AGAIN = 0.01  # seconds until the next try when a batch could not be committed; guessed
+_RECENT = 16  # at least so many nodes that were loaded last stay; guessed
 _ROOM = 16  # once evicting, one of so many parts of the budget is made free, so that it is rarely begun
 _CHECKPOINT_AT = 0.5  # of the budget: dirty rows above it are to be saved now
 
 
 class Residency:
-    """``budget``: bytes that rows may take, as long as they can be given back; ``cut``: commit what joined a batch,
-    False if some of it had to stay; ``need_checkpoint``: so much is dirty that too little can be evicted."""
+    """``budget``: bytes that rows may take, as long as they can be given back; ``needed``: nodes of writes that are not
+    committed; ``need_checkpoint``: so much is dirty that too little can be evicted."""
 
     def __init__(
         self,
@@ -42,7 +44,7 @@ class Residency:
         connect: Callable[[], sqlite3.Connection],
         *,
         budget: int,
-        cut: Callable[[], bool],
+        needed: Callable[[], Collection[int]],
         need_checkpoint: Callable[[], None],
     ) -> None:
         self._runner = runner
@@ -50,11 +52,12 @@ class Residency:
         self._connect = connect
         self._connection: sqlite3.Connection | None = None
         self.budget = budget
-        self._cut = cut
+        self._needed = needed
         self._need_checkpoint = need_checkpoint
         self._wanted: dict[int, list[_Request]] = {}
         self._reading: list[int] = []  # nodes whose rows are on their way
         self._evicting = False
+        self._recent: deque[int] = deque(maxlen=max(_RECENT, budget // (_ROOM * LEAF_BYTES)))  # loaded last
         self._hands = {"leaf": 1, "page": 1}
         self.loaded = self.evicted = 0  # rows
         self.stopped = False
@@ -99,6 +102,7 @@ class Residency:
             else:
                 problems = dict.fromkeys(wanted, str(error))
             self.loaded += len(wanted) - len(problems)
+            self._recent.extend(wanted)
             self._answer(wanted, problems)
             self._read()
             self.relieve()
@@ -126,8 +130,6 @@ class Residency:
         if self.pressure > _CHECKPOINT_AT:
             self._need_checkpoint()
         self._evicting = True
-        # One turn of the clock: what was loaded since the last one stays, so whoever waited for it gets on, however
-        # small the budget is.
         self._runner.call_soon(lambda: self._evict(max(self._blockmap.leaves.top, self._blockmap.pages.top)))
 
     def _evict(self, left: int) -> None:
@@ -135,22 +137,20 @@ class Residency:
         excess = self._blockmap.held_bytes - self.budget + self.budget // _ROOM
         if excess <= 0 or left <= 0 or self.stopped:
             self._evicting = False
-        elif not self._cut():
-            self._runner.call_later(_AGAIN, lambda: self._evict(left))
-        else:
-            pages = self._blockmap.pages
-            if pages.held * pages.row_bytes > self.budget // _PAGE_SHARE:
-                self._pass(pages, excess)
-            self._pass(self._blockmap.leaves, excess)
-            self._runner.call_soon(lambda: self._evict(left - _WINDOW))
+            return
+        kept = np.array([*self._reading, *self._recent, *self._needed()], np.int64)
+        pages = self._blockmap.pages
+        if pages.held * pages.row_bytes > self.budget // _PAGE_SHARE:
+            self._pass(pages, excess, kept)
+        self._pass(self._blockmap.leaves, excess, kept)
+        self._runner.call_soon(lambda: self._evict(left - _WINDOW))
 
-    def _pass(self, nodes: Nodes, excess: int) -> None:
+    def _pass(self, nodes: Nodes, excess: int, kept: Ids) -> None:
         hand = self._hands[nodes.what]
         most = min(_MOST_EVICTED, -(-excess // nodes.row_bytes))
         victims, hand = nodes.victims(hand if hand < nodes.top else 1, _WINDOW, most)
         self._hands[nodes.what] = hand
-        if self._reading:
-            victims = victims[~np.isin(victims + nodes.first_stored, self._reading)]
+        victims = victims[~np.isin(victims + nodes.first_stored, kept)]
         nodes.evict(victims)
         self.evicted += len(victims)
 

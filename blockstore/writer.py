@@ -242,6 +242,11 @@ class BatchWriter:
             self.residency.load(absent[id(member)], partial(self._unpark, member))
         return True
 
+    def needed_nodes(self) -> set[int]:
+        """Those, by stored id, of the grains of all that wait for their batch or for parts of the map."""
+        waiting = self._members + self._parked
+        return {node for m in waiting for node in self._blockmap.nodes_under(m[0].map, m[1], m[2])}
+
     def _unpark(self, member: Member, error: StoreError | None) -> None:
         if self.refusal is not None:
             return  # it was answered when the pool stopped

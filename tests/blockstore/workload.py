@@ -15,7 +15,8 @@ import random
 from bisect import bisect_right
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from crc32c import crc32c
@@ -64,6 +65,10 @@ class Variant:
 VARIANTS = [
     Variant("roomy", TUNING),
     Variant("tight", TUNING, size_limit=1536 * KIB),  # blocks are used again soon
+    Variant(
+        "forgetful", replace(TUNING, map_memory=4 * KIB), 1536 * KIB, one_at_a_time=True
+    ),  # no node stays in memory
+    Variant("sweeping", replace(TUNING, private_frees=False), size_limit=1536 * KIB),  # only sweeps free blocks
 ]
 
 
@@ -174,7 +179,9 @@ def _content(driver: Driver, group: Group, lun: int) -> Frozen:
     found: list[tuple[int, int]] = []
     offset = 0
     while offset < volume.size:
-        mapped, length = volume.unmapped_run(offset)
+        while (run_of := volume.unmapped_run(offset)) is None:
+            driver.finish(partial(volume.load_map, offset))
+        mapped, length = run_of
         if mapped:
             run = bytearray(length)
             if not volume.read_now(offset, memoryview(run)):
@@ -280,6 +287,8 @@ class Workload:
         sync = self.rng.random() < 0.1
         volume = self.driver.pool.groups[name].volumes[lun]
         durable = sync or volume.write_through  # the policy at the time of joining decides
+        if not self.variant.one_at_a_time:  # what waits for its part of the map is overtaken by what need not
+            self.driver.finish(partial(volume.load_map, 0))
         began = self.events
         volumes[lun].put(offset, bytes(length) if data is None else data)
         number = self.model.record(began)
