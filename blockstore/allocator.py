@@ -22,12 +22,15 @@ Run = tuple[int, int]
 
 
 class Allocator:
-    """``first``: blocks below it are taken until the sweep says otherwise; ``blocks``: blocks in the data file."""
+    """``first``: blocks below it are taken until the sweep says otherwise; ``blocks``: blocks in the data file;
+    ``never_below``: blocks below it are not handed out, whatever the sweep says."""
 
-    def __init__(self, first: int, blocks: int) -> None:
+    def __init__(self, first: int, blocks: int, *, never_below: int = 1) -> None:
+        first = max(first, never_below)
         self.blocks = blocks
         self.free = 0
         self.high_water = first  # every block ever handed out lies below
+        self._never = [(1, never_below - 1)] if never_below > 1 else []
         self._long: list[Run] = []  # stacks: the last one is used first
         self._short: list[Run] = []
         self._cold: list[Run] = []  # long, and without pages in the host's memory or on its disk: last choice
@@ -75,9 +78,9 @@ class Allocator:
             self._cold.append(run)
 
     def free_runs(self) -> list[Run]:
-        """All free runs, in no order."""
+        """All free runs, in no order, and what is never handed out: what a sweep must not find."""
         current = [(self._next, self._end - self._next)] if self._end > self._next else []
-        return self._long + self._short + self._cold + current
+        return self._long + self._short + self._cold + current + self._never
 
     def coalesce(self) -> None:
         """Join neighbouring runs: what several sweeps freed piece by piece is one run again."""

@@ -35,12 +35,13 @@ from blockstore.api import (
 )
 from blockstore.check import check_catalog
 from blockstore.checkpoint import MetaDb
+from blockstore.creation import JOURNAL_SIZE, is_unborn
 from blockstore.creation import create as create_files
-from blockstore.creation import is_unborn
 from blockstore.device import Directory, File, HostDirectory, SyncGate, is_full, opening_error
 from blockstore.flush import FlushRounds
 from blockstore.futures import new_future, resolve
 from blockstore.group import GroupTable, Plan, StoreGroup, widen
+from blockstore.hostfile import usable_blocks
 from blockstore.housekeeping import Housekeeper
 from blockstore.journal import Journal
 from blockstore.layout import UNIT_SHIFT, pack_edit
@@ -83,14 +84,14 @@ def open_pool(
     create: bool = False,
     name: str = "",
     size_limit: int | None = None,
-    journal_size: int = 64 << 20,
+    journal_size: int = JOURNAL_SIZE,
     tuning: Tuning | None = None,
 ) -> EnginePool:
     """Lock the directory, recover what is there, serve it.
 
     ``create``: make the pool if there is none; ``name`` (default: the directory's) and ``journal_size`` count only
     then.
-    ``size_limit``: bytes that the data file may have; None: as many as the host gives.
+    ``size_limit``: bytes that the data may have; None: as many as the host gives, or the block device has.
     Raises Locked, Corrupt, Invalid, OSError.
     """
     directory = HostDirectory(path, create=create)
@@ -177,19 +178,21 @@ class EnginePool:
         self._database = database
         self._journal = journal
         self._superblock = state.superblock
-        self._size_limit = size_limit
+        self._first, end = usable_blocks(self.data)
+        limits = [size_limit, None if end is None else end << UNIT_SHIFT]
+        self._size_limit = min((limit for limit in limits if limit is not None), default=None)
         self._tuning = tuning
         self._gate = SyncGate()
-        self._build(size_limit, tuning)
+        self._build(tuning)
         self._table = GroupTable(self)
         self._closing: Future[None] | None = None
         self._reserve(tuning.reserve)
         self.runner.call_soon(self._housekeeper.begin_sweep)
         self._space.prepare()
 
-    def _build(self, size_limit: int | None, tuning: Tuning) -> None:
+    def _build(self, tuning: Tuning) -> None:
         """The parts, each told what it may ask of the others."""
-        blocks = self.data.size() >> UNIT_SHIFT
+        limit = None if self._size_limit is None else self._size_limit >> UNIT_SHIFT
         self._rounds = FlushRounds(
             self.runner,
             self._gate,
@@ -219,8 +222,8 @@ class EnginePool:
         self._space = self.writer.space = self._housekeeper.space = Space(
             self.runner,
             self.data,
-            Allocator(min(self.recovered.high_water, blocks), blocks),
-            limit=None if size_limit is None else size_limit >> UNIT_SHIFT,
+            self._free_blocks(limit),
+            limit=limit,
             step=tuning.grow_step >> UNIT_SHIFT,
             keep=tuning.keep_free >> UNIT_SHIFT,
             join=self.writer.join,
@@ -245,6 +248,14 @@ class EnginePool:
         self._accountant = Accountant(
             self.runner, self._database.path, self._checkpointer, covered=lambda: self._journal.last_content_seq
         )
+
+    def _free_blocks(self, limit: int | None) -> Allocator:
+        """What is free before the opening sweep. The data may be longer than its limit: that was lowered, or it is a
+        device; what lies behind is not handed out."""
+        blocks, high_water = self.data.size() >> UNIT_SHIFT, self.recovered.high_water
+        if limit is not None:
+            blocks = min(blocks, max(limit, high_water))
+        return Allocator(min(high_water, blocks), blocks, never_below=self._first)
 
     # ------------------------------------------------------------------------------------------------ the contract
 
@@ -324,6 +335,7 @@ class EnginePool:
             size=limit if limit is not None else (allocator.blocks << UNIT_SHIFT) + self._directory.free_bytes(),
             used=self._space.used << UNIT_SHIFT,
             pending_free=self._space.pending_blocks << UNIT_SHIFT,
+            data=self.data.name,
             counters={
                 "reads": self.counters.reads,
                 "read_bytes": self.counters.read_bytes,
