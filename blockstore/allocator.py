@@ -28,9 +28,9 @@ class Allocator:
     def __init__(self, first: int, blocks: int, *, never_below: int = 1) -> None:
         first = max(first, never_below)
         self.blocks = blocks
+        self.never_below = never_below
         self.free = 0
         self.high_water = first  # every block ever handed out lies below
-        self._never = [(1, never_below - 1)] if never_below > 1 else []
         self._long: list[Run] = []  # stacks: the last one is used first
         self._short: list[Run] = []
         self._cold: list[Run] = []  # long, and without pages in the host's memory or on its disk: last choice
@@ -79,8 +79,9 @@ class Allocator:
 
     def free_runs(self) -> list[Run]:
         """All free runs, in no order, and what is never handed out: what a sweep must not find."""
+        never = [(1, self.never_below - 1)] if self.never_below > 1 else []
         current = [(self._next, self._end - self._next)] if self._end > self._next else []
-        return self._long + self._short + self._cold + current + self._never
+        return self._long + self._short + self._cold + current + never
 
     def coalesce(self) -> None:
         """Join neighbouring runs: what several sweeps freed piece by piece is one run again."""

@@ -7,6 +7,7 @@ State and wiring only. What a batch is, is ``writer``'s; durability ``flush``'s;
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -96,6 +97,9 @@ def open_pool(
     """
     directory = HostDirectory(path, create=create)
     try:
+        if not create and not directory.exists("meta.db"):
+            # No corruption: a mount point is empty until its file system is there.
+            raise FileNotFoundError(errno.ENOENT, "there is no pool, or its file system is not mounted", str(path))
         return open_directory(
             directory,
             runner,

@@ -66,8 +66,8 @@ class Space:
 
     @property
     def used(self) -> int:
-        """Blocks taken, those that wait to be free included; the header is not counted."""
-        return self.allocator.blocks - 1 - self.allocator.free - sum(run[1] for run in self._punching)
+        """Blocks taken, those that wait to be free included; what never holds data is not counted."""
+        return self.allocator.blocks - self.allocator.never_below - self.allocator.free - sum(run[1] for run in self._punching)
 
     @property
     def has_pending(self) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from blockstore.api import AlreadyExists, Corrupt, InUse, Invalid, OutOfSpace
+from blockstore.api import AlreadyExists, Corrupt, InUse, Invalid, OutOfSpace, Volume
 from blockstore.creation import create_pool
 from blockstore.dump import dump_pool
 from blockstore.hostfile import GUARD, DeviceFile, HostFile
@@ -21,6 +21,7 @@ from tests.blockstore.support import GRAIN, KIB, MIB, Driver, Store, pattern
 from tests.loopdevice import LoopDevice, loop_device
 
 SIZE = 64 * MIB
+pytestmark = pytest.mark.slow
 TUNING = Tuning(grow_step=8 * MIB, keep_free=0, reserve=0, map_leaves=1 << 12)
 
 
@@ -47,6 +48,16 @@ def raw(device: LoopDevice, tmp_path: Path) -> Iterator[Store]:
 def raw_store(path: Path, device: LoopDevice, *, force: bool = False) -> Store:
     create_pool(path, path.name, device=device.path, force=force, journal_size=256 * KIB)
     return Store(path, tuning=TUNING)
+
+
+def fill(driver: Driver, volume: Volume) -> int:
+    """Write until nothing is free; how many bytes it took."""
+    for written in range(0, volume.size, MIB):
+        try:
+            driver.write(volume, written, pattern(written, MIB))
+        except OutOfSpace:
+            return written
+    raise AssertionError("the device never was full")
 
 
 def holders(path: Path) -> list[str]:
@@ -82,10 +93,7 @@ def test_a_pools_size_is_its_devices_and_nothing_grows(raw: Store, device: LoopD
 def test_a_full_device_refuses_reads_on_and_heals_by_deletes(raw: Store) -> None:
     driver = raw.open()
     volume = driver.group(size=128 * MIB).volumes[0]
-    written = 0
-    with pytest.raises(OutOfSpace):
-        for written in range(0, 128 * MIB, MIB):
-            driver.write(volume, written, pattern(written, MIB))
+    written = fill(driver, volume)
     assert SIZE - 4 * MIB <= written <= SIZE - 2 * MIB
     assert driver.read(volume, written - MIB, MIB) == pattern(written - MIB, MIB)
     driver.discard(volume, 0, 8 * MIB)
@@ -122,9 +130,7 @@ def test_clients_data_never_lies_where_hosts_look_for_signatures(raw: Store, dev
     """A client's RAID superblock at the right place would make Linux take the pool's device for a RAID member."""
     driver = raw.open()
     volume = driver.group(size=128 * MIB).volumes[0]
-    with pytest.raises(OutOfSpace):
-        for offset in range(0, 128 * MIB, MIB):
-            driver.write(volume, offset, pattern(7, MIB))
+    fill(driver, volume)
     driver.discard(volume, 0, 16 * MIB)
     driver.wait(driver.pool.sweep())
     driver.write(volume, 0, pattern(7, 16 * MIB), sync=True)
@@ -189,7 +195,7 @@ def test_the_wrong_device_is_refused_with_what_was_seen_and_expected(
     raw: Store, other: LoopDevice, tmp_path: Path
 ) -> None:
     stranger = create_pool(tmp_path / "stranger", "stranger", device=other.path, journal_size=256 * KIB)
-    with HostDirectoryLink(raw.path / "data", other.path), pytest.raises(Corrupt) as raised:
+    with LedAstray(raw.path / "data", other.path), pytest.raises(Corrupt) as raised:
         raw.open()
     assert str(other.path) in str(raised.value)
     assert f"of pool {stranger}; meta.db is of pool" in str(raised.value)
@@ -197,27 +203,27 @@ def test_the_wrong_device_is_refused_with_what_was_seen_and_expected(
 
 def test_a_device_that_something_else_was_put_on_is_refused(raw: Store, other: LoopDevice) -> None:
     subprocess.run(["mkfs.ext4", "-q", str(other.path)], check=True, timeout=60)
-    with HostDirectoryLink(raw.path / "data", other.path):
+    with LedAstray(raw.path / "data", other.path):
         with pytest.raises(Corrupt, match=f"{other.path} is no data of pool .*checksum"):
             raw.open()
         assert "is no data of pool" in raw.check().findings[0].message
 
 
 def test_a_device_that_is_not_there_may_come_back_and_is_no_corruption(raw: Store) -> None:
-    with HostDirectoryLink(raw.path / "data", Path("/dev/disk/by-id/none")):
-        with pytest.raises(FileNotFoundError, match="/dev/disk/by-id/none, which is not there"):
-            raw.open()
+    gone = LedAstray(raw.path / "data", Path("/dev/disk/by-id/none"))
+    with gone, pytest.raises(FileNotFoundError, match="/dev/disk/by-id/none, which is not there"):
+        raw.open()
     raw.open()
 
 
 @pytest.mark.parametrize("target", ["/dev/null", "/etc/hostname", "relative"])
 def test_a_link_to_anything_but_a_block_device_is_refused(raw: Store, target: str) -> None:
     (raw.path / "relative").write_bytes(bytes(SIZE))
-    with HostDirectoryLink(raw.path / "data", Path(target)), pytest.raises(Corrupt, match="path of a block device"):
+    with LedAstray(raw.path / "data", Path(target)), pytest.raises(Corrupt, match="path of a block device"):
         raw.open()
 
 
-class HostDirectoryLink:
+class LedAstray:
     """``link`` leads to ``target`` for a while."""
 
     def __init__(self, link: Path, target: Path) -> None:
