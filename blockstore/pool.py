@@ -356,6 +356,7 @@ class EnginePool:
                 "received_bytes": self.counters.received_bytes,
                 "scrubbed_bytes": self.counters.scrubbed_bytes,
                 "scrub_errors": self.counters.scrub_errors,
+                "punched_bytes": self._space.punched_bytes,
                 "recovered_batches": self.recovered.batches,
                 "usage_counts": self._accountant.counts,
                 "usage_progress_percent": int(100 * self._accountant.progress),
@@ -488,7 +489,7 @@ class EnginePool:
         self._gate.latch(OSError(reason))
         self.writer.refusal = FailStopped(reason)
         self._checkpointer.stop()
-        self._space.stopped = True
+        self._space.stop()
         self._housekeeper.stop()
         self.runner.call_soon(lambda: self._refuse_all(FailStopped(reason)))
 
@@ -502,7 +503,7 @@ class EnginePool:
         """The last checkpoint is made, or none will be: refuse everything, let the helpers finish, release the lock."""
         self._checkpointer.stop()
         self._rounds.stop()
-        self._space.stopped = True
+        self._space.stop()
         self._refuse_all(Closed("the pool is closed"))
         self.runner.when_idle(self._release_files)
 
