@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
 
+from blockstore import reserve
 from blockstore.accountant import Accountant
 from blockstore.allocator import Allocator
 from blockstore.api import (
@@ -57,7 +58,6 @@ from blockstore.writer import BatchWriter
 
 T = TypeVar("T")
 
-RESERVE = "reserve"
 _DIRTY_MAPS = 1024  # roots that a switch copies at most, in one go: 5 ms, of maps of 64 TiB too
 
 
@@ -150,9 +150,9 @@ def _finish(directory: Directory, database: MetaDb, data: File, state: Replay) -
         return finish(directory, database, data, state)
     except sqlite3.Error as error:
         database.roll_back()
-        if not is_full(error) or not directory.exists(RESERVE):
+        if not is_full(error) or not directory.exists(reserve.NAME):
             raise
-    directory.remove(RESERVE)
+    directory.remove(reserve.NAME)
     return finish(directory, database, data, state)
 
 
@@ -190,7 +190,7 @@ class EnginePool:
         self._build(tuning)
         self._table = GroupTable(self)
         self._closing: Future[None] | None = None
-        self._reserve(tuning.reserve)
+        self._reserve.open()
         self.runner.call_soon(self._housekeeper.begin_sweep)
         self._space.prepare()
 
@@ -223,6 +223,7 @@ class EnginePool:
             self.counters,
             checkpoint_interval=tuning.checkpoint_interval,
         )
+        self._reserve = reserve.Reserve(self.runner, self._directory, tuning.reserve)
         self._space = self.writer.space = self._housekeeper.space = Space(
             self.runner,
             self.data,
@@ -246,7 +247,7 @@ class EnginePool:
             cut=self.writer.cut,
             seal=self._space.seal,
             release=self._housekeeper.checkpoint_committed,
-            make_room=self._release_reserve,
+            make_room=self._reserve.release,
             fail_stop=self._fail_stop,
         )
         self._accountant = Accountant(
@@ -455,30 +456,6 @@ class EnginePool:
         except OSError as error:
             self._fail_stop(f"journal append failed: {error}")
 
-    def _reserve(self, length: int) -> None:
-        """Set space aside in the host; without it the pool works on, only with less of a margin."""
-        self._has_reserve = False
-        if not length:
-            return
-        try:
-            file = self._directory.open(RESERVE, create=True)
-        except OSError:
-            return
-        try:
-            file.allocate(0, length)
-            self._has_reserve = True
-        except OSError:
-            self._directory.remove(RESERVE)
-        finally:
-            file.close()
-
-    def _release_reserve(self) -> bool:
-        if not self._has_reserve:
-            return False
-        self._directory.remove(RESERVE)
-        self._has_reserve = False
-        return True
-
     # ------------------------------------------------------------------------------------------------ the end
 
     def _fail_stop(self, reason: str) -> None:
@@ -490,6 +467,7 @@ class EnginePool:
         self.writer.refusal = FailStopped(reason)
         self._checkpointer.stop()
         self._space.stop()
+        self._reserve.stop()
         self._housekeeper.stop()
         self.runner.call_soon(lambda: self._refuse_all(FailStopped(reason)))
 
@@ -504,6 +482,7 @@ class EnginePool:
         self._checkpointer.stop()
         self._rounds.stop()
         self._space.stop()
+        self._reserve.stop()
         self._refuse_all(Closed("the pool is closed"))
         self.runner.when_idle(self._release_files)
 
