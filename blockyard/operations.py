@@ -94,7 +94,10 @@ class Operations:
         _check_distinct(asked.clients)
         async with self._naming:
             owner = await self._owner_of_name(asked.name)
-            pool = owner or await self._roomiest()
+            wanted = None if asked.pool is None else self._pool(asked.pool)
+            if owner is not None and wanted not in (None, owner):
+                raise AlreadyExists(f"group {asked.name} exists, in pool {owner.name}")
+            pool = owner or wanted or await self._roomiest()
             iqn = asked.iqn or _default_iqn(pool, asked.name)
             self._check_iqn_free(iqn, asked.name)
             created = await pool.call(calls.CreateGroup(group=asked, iqn=iqn))

@@ -102,6 +102,8 @@ class NewGroup(Value):
     cache: Cache = Cache.WRITEBACK
     iqn: TargetIqn | None = None
     """None: made from the pool's identity and the group's name."""
+    pool: str | None = None
+    """None: the one that is filled least."""
 
 
 class GroupChange(Value):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.initiator import Initiator, LoginRefused
+from tests.initiator import Initiator, LoginRefused, read10, write10
 from tests.loopdevice import loop_device
 from tests.product import BLOCKYARD, Product, free_port
 
@@ -42,11 +43,22 @@ def test_pools_on_a_device_and_in_a_file_serve_side_by_side_and_outlive_a_kill(t
             for name in ("a", "b", "c"):  # each goes where most is free
                 product.create_group(name, 16 * MIB)
             assert {group["pool"] for group in product.cli("group", "ls")} == {"fast", "slow"}
+            iqns = [product.create_group(f"on-{name}", 16 * MIB, "--pool", name) for name in ("fast", "slow")]
+            for seed, iqn in enumerate(iqns):
+                with Initiator(product.address, iqn) as initiator:
+                    ready(initiator)
+                    for lba in range(0, 8192, 2048):
+                        assert initiator.run(write10(lba, 2048), data_out=megabyte(seed + lba)).status == 0
             for pid in product.workers():
                 os.kill(pid, signal.SIGKILL)
             restarted = {pool["name"]: pool for pool in product.cli("pool", "ls")}
             assert {pool["state"] for pool in restarted.values()} == {"serving"}
-            assert len(product.cli("group", "ls")) == 3
+            assert len(product.cli("group", "ls")) == 5
+            for seed, iqn in enumerate(iqns):
+                with Initiator(product.address, iqn) as initiator:
+                    ready(initiator)
+                    for lba in range(0, 8192, 2048):
+                        assert initiator.run(read10(lba, 2048), data_in=MIB).data_in == megabyte(seed + lba)
         checked = blockyard("check", "--store", product.store, "--deep")
         assert (checked.returncode, checked.stdout.count("is whole")) == (0, 2)
 
@@ -107,6 +119,16 @@ def test_targets_of_a_pool_that_is_not_mounted_are_answered_try_again_until_it_i
         wait_until_served(product, "pool-1")
         with Initiator(product.address, iqns["pool-1"]) as initiator:
             initiator.login()
+
+
+def ready(initiator: Initiator) -> None:
+    initiator.login()
+    while initiator.run(bytes(6)).status:  # TEST UNIT READY: unit attentions
+        pass
+
+
+def megabyte(seed: int) -> bytes:
+    return random.Random(seed).randbytes(MIB)
 
 
 def wait_until_served(product: Product, pool: str) -> None:
