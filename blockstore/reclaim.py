@@ -43,7 +43,8 @@ class Sweep:
 
     def start(self) -> None:
         blockmap = self._blockmap
-        self._marks: Marks = np.zeros(self._space.allocator.blocks, np.bool_)
+        # What was never handed out is not marked: a device has blocks for a byte each of many GiB of memory.
+        self._marks: Marks = np.zeros(max(1, self._space.allocator.high_water), np.bool_)
         self._marks[0] = True
         self._dropped = blockmap.dropped
         self._not_ours = deque(self._space.unavailable_runs())
