@@ -172,6 +172,8 @@ class DeviceFile(HostFile):
         if not stat.S_ISBLK(found[0].st_mode) or found[0].st_rdev != found[1].st_rdev:
             raise OSError(errno.EBUSY, f"{target} changed while it was opened")
         sector = int.from_bytes(fcntl.ioctl(self._fd, _BLKSSZGET, bytes(4)), "little")
+        if not self.size():
+            raise OSError(errno.ENOMEDIUM, f"{target} has no medium: its size is 0")
         if sector > UNIT:
             raise Corrupt(f"{target} has sectors of {sector} bytes; allowed are at most {UNIT}")
 

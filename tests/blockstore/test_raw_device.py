@@ -216,6 +216,12 @@ def test_a_device_that_is_not_there_may_come_back_and_is_no_corruption(raw: Stor
     raw.open()
 
 
+def test_a_device_without_a_medium_may_come_back_and_is_no_corruption(raw: Store) -> None:
+    unused = subprocess.run(["losetup", "--find"], check=True, capture_output=True, text=True, timeout=30)
+    with LedAstray(raw.path / "data", Path(unused.stdout.strip())), pytest.raises(OSError, match="has no medium"):
+        raw.open()
+
+
 @pytest.mark.parametrize("target", ["/dev/null", "/etc/hostname", "relative"])
 def test_a_link_to_anything_but_a_block_device_is_refused(raw: Store, target: str) -> None:
     (raw.path / "relative").write_bytes(bytes(SIZE))
