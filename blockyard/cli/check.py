@@ -44,8 +44,16 @@ def exit_code(report: CheckReport) -> int:
 
 
 def _pools_of(store: Path) -> list[Path]:
+    """Of every pool there is, or was: one that is missing must not be passed over."""
+    from blockyard.daemon.store import known_pools
+
+    folder = store / "pools"
     try:
-        return sorted(entry for entry in (store / "pools").iterdir() if names.may_be_pool(entry))
+        return sorted(
+            {entry for entry in folder.iterdir() if names.may_be_pool(entry)}.union(
+                folder / name for name in known_pools(store)
+            )
+        )
     except OSError as error:
         raise Invalid(f"{store} is no store: {error.strerror or error} ({store / 'pools'})") from None
 

@@ -51,7 +51,7 @@ class StoreDirectory:
                     "for a new store, add --create once"
                 )
             self._take_lock()
-            self._known = _read_names(self.path / KNOWN)
+            self._known = known_pools(self.path)
         except OSError as error:
             self.close()
             raise _unusable(self.path, error) from error
@@ -140,14 +140,16 @@ def begin_store(path: Path) -> None:
 
 
 def _is_store(path: Path) -> bool:
-    return bool(_read_names(path / KNOWN) or _pool_names(path / "pools"))
+    return bool(known_pools(path) or _pool_names(path / "pools"))
 
 
 def _pool_names(folder: Path) -> list[str]:
     return [entry.name for entry in folder.iterdir() if names.may_be_pool(entry)] if folder.is_dir() else []
 
 
-def _read_names(file: Path) -> set[str]:
+def known_pools(path: Path) -> set[str]:
+    """Names of the pools that were served from the store at ``path``. Raises OSError."""
+    file = path / KNOWN
     return set(file.read_text().split()) if file.exists() else set()
 
 

@@ -132,7 +132,7 @@ def megabyte(seed: int) -> bytes:
 
 
 def wait_until_served(product: Product, pool: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while product.cli("pool", "show", pool)["state"] != "serving":
         assert time.monotonic() < deadline, f"{pool} is not served again"
 
@@ -144,7 +144,14 @@ def test_a_pool_that_is_gone_for_good_is_forgotten(tmp_path: Path) -> None:
         busy = blockyard("pool", "forget", "pool-1", "--store", product.store)
         assert busy.returncode == 10
     (product.store / "pools" / "pool-1").rename(tmp_path / "gone")
+    missed = blockyard("check", "--store", product.store)
+    assert (missed.returncode, "pool-1 was not checked" in missed.stderr, "pool-0 is whole" in missed.stdout) == (
+        12,
+        True,
+        True,
+    )
     assert blockyard("pool", "forget", "pool-1", "--store", product.store).returncode == 0
+    assert blockyard("check", "--store", product.store).returncode == 0
     alone = Product(tmp_path)
     with alone:
         assert [pool["name"] for pool in alone.cli("pool", "ls")] == ["pool-0"]
