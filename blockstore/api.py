@@ -341,13 +341,15 @@ class PoolStatistics:
     """``serving`` or ``fail-stopped``"""
     reason: str | None
     size: int
-    """What the pool may grow to: its cap, or what it holds plus what the host file system has free."""
+    """What the pool may grow to: its cap, its device, or what it holds plus what the host file system has free."""
     used: int
     """Allocated blocks, whoever references them, those waiting to be free included."""
     pending_free: int
     """Dropped, not yet reusable."""
     counters: Mapping[str, int]
     """Names like ``reads``, ``writes``, ``read_bytes``, ``flush_rounds``, ``batches``, ``checkpoints``, ``sweeps``."""
+    data: str = "data"
+    """Where the blocks are: the name of a file in the pool's directory, or the path of a block device."""
 
 
 class Pool(Protocol):

@@ -1,16 +1,14 @@
 """The one seam through which all I/O on data and journals goes, and the pool's directory.
 
-``File`` and ``Directory`` are what the engine uses; ``HostFile`` and ``HostDirectory`` are the real ones; the tests put
+``File`` and ``Directory`` are what the engine uses; ``hostfile`` and ``HostDirectory`` are the real ones; the tests put
 a disk there whose power can be cut at any point. No policy lives here: who syncs when is ``flush``'s, except the rule
 of ``SyncGate``: all syncs of a pool run one at a time, and after one failed, none is ever believed again.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
-import mmap
 import os
 import sqlite3
 import threading
@@ -19,16 +17,18 @@ from pathlib import Path
 from typing import Protocol
 
 from blockstore.api import Buffer, Corrupt, Locked
-from blockstore.layout import UNIT
+from blockstore.hostfile import DeviceFile, HostFile, rewrite
 
-_IOV_MAX = 1024  # buffers in one pwritev: Linux's UIO_MAXIOV
-_DIRECT_CHUNK = 1 << 20  # bytes of one O_DIRECT read: big enough to be fast, small enough to keep around
-_KEEP_SIZE, _PUNCH_HOLE = 1, 2  # fallocate(2) modes
+DATA = "data"
+"""The name of what holds the blocks: a file, or a symbolic link to a block device."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class File(Protocol):
     """Bytes that survive: one data file or journal. Offsets and lengths are bytes. Errors are OSError."""
+
+    name: str
+    """What messages call it: the file's name, or the path of a block device."""
 
     @property
     def reads_medium(self) -> bool:
@@ -149,116 +149,6 @@ def is_full(error: BaseException | None) -> bool:
     return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", None) in _FULL
 
 
-def write_fully(fd: int, offset: int, buffers: Sequence[Buffer]) -> None:
-    """pwritev until everything is written: the kernel may take less than it was given."""
-    if len(buffers) == 1 and os.pwritev(fd, buffers, offset) == len(buffers[0]):
-        return  # journals, and ticks of one write; writing the same bytes again after a short write is harmless
-    for first in range(0, len(buffers), _IOV_MAX):
-        part = buffers[first : first + _IOV_MAX]
-        length = sum(map(len, part))
-        written = os.pwritev(fd, part, offset)
-        offset += written
-        if written < length:
-            rest = memoryview(b"".join(part))[written:]
-            while rest:
-                written = os.pwrite(fd, rest, offset)
-                offset += written
-                rest = rest[written:]
-
-
-class HostFile:
-    """File over a file descriptor, with a second one for O_DIRECT reads where the file system has that."""
-
-    def __init__(self, path: Path, *, create: bool = False) -> None:
-        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
-        self._fd = os.open(path, flags, 0o600)
-        self._nowait = os.RWF_NOWAIT
-        self._direct_buffer: mmap.mmap | None = None
-        try:
-            self._direct_fd: int | None = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            self._direct_fd = None
-
-    @property
-    def reads_medium(self) -> bool:
-        return self._direct_fd is not None
-
-    def size(self) -> int:
-        return os.fstat(self._fd).st_size
-
-    def read_now(self, offset: int, into: memoryview) -> int:
-        try:
-            return os.preadv(self._fd, (into,), offset, self._nowait)
-        except BlockingIOError:
-            return -1
-        except OSError as error:
-            if error.errno != errno.EOPNOTSUPP or not self._nowait:
-                raise
-            self._nowait = 0  # this file system cannot say "would block": reads wait, as they always did there
-            return os.preadv(self._fd, (into,), offset)
-
-    def read(self, offset: int, into: memoryview) -> int:
-        done = 0
-        while done < len(into):
-            count = os.preadv(self._fd, (into[done:],), offset + done)
-            if count == 0:
-                break
-            done += count
-        return done
-
-    def read_stored(self, offset: int, length: int) -> bytes:
-        if self._direct_fd is None:
-            buffer = bytearray(length)
-            return bytes(memoryview(buffer)[: self.read(offset, memoryview(buffer))])
-        return self._read_direct(self._direct_fd, offset, length)
-
-    def _read_direct(self, fd: int, offset: int, length: int) -> bytes:
-        if self._direct_buffer is None:
-            self._direct_buffer = mmap.mmap(-1, _DIRECT_CHUNK)  # page-aligned, as O_DIRECT wants it
-        start = offset - offset % UNIT
-        skip = offset - start
-        pieces: list[bytes] = []
-        wanted = skip + length
-        while wanted > 0:
-            chunk = min(_DIRECT_CHUNK, -(-wanted // UNIT) * UNIT)
-            with memoryview(self._direct_buffer) as buffer:
-                count = os.preadv(fd, (buffer[:chunk],), start)
-                pieces.append(bytes(buffer[:count]))
-            start += count
-            wanted -= count
-            if count < chunk:
-                break
-        return b"".join(pieces)[skip : skip + length]
-
-    def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
-        write_fully(self._fd, offset, buffers)
-
-    def sync(self) -> None:
-        os.fdatasync(self._fd)
-
-    def allocate(self, offset: int, length: int) -> None:
-        os.posix_fallocate(self._fd, offset, length)
-
-    def punch(self, offset: int, length: int) -> None:
-        result = _libc().fallocate(
-            self._fd, _PUNCH_HOLE | _KEEP_SIZE, ctypes.c_longlong(offset), ctypes.c_longlong(length)
-        )
-        if result != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-
-    def close(self) -> None:
-        os.close(self._fd)
-        if self._direct_fd is not None:
-            os.close(self._direct_fd)
-
-
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
-
-
 class HostDirectory:
     """A directory of the host, locked for this process from construction to ``close``. Raises Locked."""
 
@@ -274,10 +164,19 @@ class HostDirectory:
             raise Locked(f"{path}: another process has this pool open") from None
 
     def exists(self, name: str) -> bool:
-        return (self._path / name).exists()
+        return os.path.lexists(self._path / name)  # a link whose device is not there is no file that is not there
 
     def open(self, name: str, *, create: bool = False) -> HostFile:
-        return HostFile(self._path / name, create=create)
+        path = self._path / name
+        return DeviceFile(path) if name == DATA and path.is_symlink() else HostFile(path, create=create)
+
+    def is_link(self, name: str) -> bool:
+        return (self._path / name).is_symlink()
+
+    def link(self, name: str, target: Path) -> None:
+        """Make ``name`` lead to ``target``, whatever it was."""
+        self.remove(name)
+        (self._path / name).symlink_to(target)
 
     def remove(self, name: str) -> None:
         (self._path / name).unlink(missing_ok=True)
@@ -294,7 +193,7 @@ class HostDirectory:
 
     def settle_database(self) -> None:
         if self.exists("meta.db-wal"):
-            _rewrite(self._path / "meta.db-wal")
+            rewrite(self._path / "meta.db-wal")
 
     def database(self) -> sqlite3.Connection:
         path = self._path / "meta.db"
@@ -325,18 +224,5 @@ def _make_directory(path: Path) -> None:
     fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _rewrite(path: Path) -> None:
-    """Write the file's bytes over themselves and sync: after a failed sync the cache may hold what the disk lacks."""
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        offset = 0
-        while chunk := os.pread(fd, _DIRECT_CHUNK, offset):
-            write_fully(fd, offset, (chunk,))
-            offset += len(chunk)
-        os.fdatasync(fd)
     finally:
         os.close(fd)

@@ -21,7 +21,7 @@ def dump_pool(path: Path) -> Iterator[str]:
     try:
         database, data = open_files(directory)
         try:
-            yield from _dump(directory, database, data.size())
+            yield from _dump(directory, database, f"{data.name}: {data.size()} bytes")
         finally:
             data.close()
             database.close()
@@ -29,11 +29,11 @@ def dump_pool(path: Path) -> Iterator[str]:
         directory.close()
 
 
-def _dump(directory: Directory, database: MetaDb, data_size: int) -> Iterator[str]:
+def _dump(directory: Directory, database: MetaDb, data: str) -> Iterator[str]:
     superblock = database.superblock()
     for field in fields(superblock):
         yield f"{field.name}: {getattr(superblock, field.name)}"
-    yield f"data: {data_size} bytes"
+    yield data
     for one in database.roots():
         yield f"map {one.number}: {one.size} bytes, generation {one.generation}, {one.mapped} grains mapped"
     for kind, key, value in database.catalog():

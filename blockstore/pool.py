@@ -7,6 +7,7 @@ State and wiring only. What a batch is, is ``writer``'s; durability ``flush``'s;
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
 
+from blockstore import reserve
 from blockstore.accountant import Accountant
 from blockstore.allocator import Allocator
 from blockstore.api import (
@@ -35,12 +37,13 @@ from blockstore.api import (
 )
 from blockstore.check import check_catalog
 from blockstore.checkpoint import MetaDb
+from blockstore.creation import JOURNAL_SIZE, is_unborn
 from blockstore.creation import create as create_files
-from blockstore.creation import is_unborn
 from blockstore.device import Directory, File, HostDirectory, SyncGate, is_full, opening_error
 from blockstore.flush import FlushRounds
 from blockstore.futures import new_future, resolve
 from blockstore.group import GroupTable, Plan, StoreGroup, widen
+from blockstore.hostfile import usable_blocks
 from blockstore.housekeeping import Housekeeper
 from blockstore.journal import Journal
 from blockstore.layout import UNIT_SHIFT, pack_edit
@@ -57,7 +60,6 @@ from blockstore.writer import BatchWriter
 
 T = TypeVar("T")
 
-RESERVE = "reserve"
 _DIRTY_MAPS = 1024  # roots that a switch copies at most, in one go: 5 ms, of maps of 64 TiB too
 
 
@@ -91,18 +93,21 @@ def open_pool(
     create: bool = False,
     name: str = "",
     size_limit: int | None = None,
-    journal_size: int = 64 << 20,
+    journal_size: int = JOURNAL_SIZE,
     tuning: Tuning | None = None,
 ) -> EnginePool:
     """Lock the directory, recover what is there, serve it.
 
     ``create``: make the pool if there is none; ``name`` (default: the directory's) and ``journal_size`` count only
     then.
-    ``size_limit``: bytes that the data file may have; None: as many as the host gives.
+    ``size_limit``: bytes that the data may have; None: as many as the host gives, or the block device has.
     Raises Locked, Corrupt, Invalid, OSError.
     """
     directory = HostDirectory(path, create=create)
     try:
+        if not create and not directory.exists("meta.db"):
+            # No corruption: a mount point is empty until its file system is there.
+            raise FileNotFoundError(errno.ENOENT, "there is no pool, or its file system is not mounted", str(path))
         return open_directory(
             directory,
             runner,
@@ -153,9 +158,9 @@ def _finish(directory: Directory, database: MetaDb, data: File, state: Replay) -
         return finish(directory, database, data, state)
     except sqlite3.Error as error:
         database.roll_back()
-        if not is_full(error) or not directory.exists(RESERVE):
+        if not is_full(error) or not directory.exists(reserve.NAME):
             raise
-    directory.remove(RESERVE)
+    directory.remove(reserve.NAME)
     return finish(directory, database, data, state)
 
 
@@ -185,20 +190,22 @@ class EnginePool:
         self._database = database
         self._journal = journal
         self._superblock = state.superblock
-        self._size_limit = size_limit
+        self._first, end = usable_blocks(self.data)
+        limits = [size_limit, None if end is None else end << UNIT_SHIFT]
+        self._size_limit = min((limit for limit in limits if limit is not None), default=None)
         self._tuning = tuning
         self._gate = SyncGate()
-        self._build(size_limit, tuning)
+        self._build(tuning)
         self._table = GroupTable(self)
         self._closing: Future[None] | None = None
         self._housekeeper.note_opened(self._superblock.ckpt_epoch)
-        self._reserve(tuning.reserve)
+        self._reserve.open()
         self.runner.call_soon(self._housekeeper.begin_sweep)
         self._space.prepare()
 
-    def _build(self, size_limit: int | None, tuning: Tuning) -> None:
+    def _build(self, tuning: Tuning) -> None:
         """The parts, each told what it may ask of the others."""
-        blocks = self.data.size() >> UNIT_SHIFT
+        limit = None if self._size_limit is None else self._size_limit >> UNIT_SHIFT
         self._rounds = FlushRounds(
             self.runner,
             self._gate,
@@ -227,12 +234,13 @@ class EnginePool:
             make_marker=self._make_marker,
             log_bytes=self._database.log_bytes,
         )
+        self._reserve = reserve.Reserve(self.runner, self._directory, tuning.reserve)
         self._space = self.writer.space = self._housekeeper.space = Space(
             self.runner,
             self.data,
-            Allocator(min(self.recovered.high_water, blocks), blocks),
+            self._free_blocks(limit),
             self.blockmap,
-            limit=None if size_limit is None else size_limit >> UNIT_SHIFT,
+            limit=limit,
             step=tuning.grow_step >> UNIT_SHIFT,
             keep=tuning.keep_free >> UNIT_SHIFT,
             join=self.writer.join,
@@ -259,12 +267,20 @@ class EnginePool:
             cut=self.writer.cut,
             seal=self._housekeeper.seal,
             release=self._committed,
-            make_room=self._release_reserve,
+            make_room=self._reserve.release,
             fail_stop=self._fail_stop,
         )
         self._accountant = Accountant(
             self.runner, self._database.path, self._checkpointer, covered=lambda: self._journal.last_content_seq
         )
+
+    def _free_blocks(self, limit: int | None) -> Allocator:
+        """What is free before the opening sweep. The data may be longer than its limit: that was lowered, or it is a
+        device; what lies behind is not handed out."""
+        blocks, high_water = self.data.size() >> UNIT_SHIFT, self.recovered.high_water
+        if limit is not None:
+            blocks = min(blocks, max(limit, high_water))
+        return Allocator(min(high_water, blocks), blocks, never_below=self._first)
 
     # ------------------------------------------------------------------------------------------------ the contract
 
@@ -344,6 +360,7 @@ class EnginePool:
             size=limit if limit is not None else (allocator.blocks << UNIT_SHIFT) + self._directory.free_bytes(),
             used=self._space.used << UNIT_SHIFT,
             pending_free=self._space.pending_blocks << UNIT_SHIFT,
+            data=self.data.name,
             counters={
                 "reads": self.counters.reads,
                 "read_bytes": self.counters.read_bytes,
@@ -363,6 +380,7 @@ class EnginePool:
                 "received_bytes": self.counters.received_bytes,
                 "scrubbed_bytes": self.counters.scrubbed_bytes,
                 "scrub_errors": self.counters.scrub_errors,
+                "punched_bytes": self._space.punched_bytes,
                 "recovered_batches": self.recovered.batches,
                 "usage_counts": self._accountant.counts,
                 "usage_progress_percent": int(100 * self._accountant.progress),
@@ -469,30 +487,6 @@ class EnginePool:
         except OSError as error:
             self._fail_stop(f"journal append failed: {error}")
 
-    def _reserve(self, length: int) -> None:
-        """Set space aside in the host; without it the pool works on, only with less of a margin."""
-        self._has_reserve = False
-        if not length:
-            return
-        try:
-            file = self._directory.open(RESERVE, create=True)
-        except OSError:
-            return
-        try:
-            file.allocate(0, length)
-            self._has_reserve = True
-        except OSError:
-            self._directory.remove(RESERVE)
-        finally:
-            file.close()
-
-    def _release_reserve(self) -> bool:
-        if not self._has_reserve:
-            return False
-        self._directory.remove(RESERVE)
-        self._has_reserve = False
-        return True
-
     # ------------------------------------------------------------------------------------------------ the end
 
     def _fail_stop(self, reason: str) -> None:
@@ -503,8 +497,9 @@ class EnginePool:
         self._gate.latch(OSError(reason))
         self.writer.refusal = FailStopped(reason)
         self._checkpointer.stop()
-        self._space.stopped = True
+        self._space.stop()
         self.residency.stopped = True
+        self._reserve.stop()
         self._housekeeper.stop()
         self.runner.call_soon(lambda: self._refuse_all(FailStopped(reason)))
 
@@ -518,8 +513,9 @@ class EnginePool:
         """The last checkpoint is made, or none will be: refuse everything, let the helpers finish, release the lock."""
         self._checkpointer.stop()
         self._rounds.stop()
-        self._space.stopped = True
+        self._space.stop()
         self.residency.stopped = True
+        self._reserve.stop()
         self._refuse_all(Closed("the pool is closed"))
         self.runner.when_idle(self._release_files)
 

@@ -18,7 +18,7 @@ from blockstore.api import Corrupt
 from blockstore.blockmap import BlockMap
 from blockstore.catalog import Catalog
 from blockstore.checkpoint import MetaDb, Superblock, root_row
-from blockstore.device import Directory, File
+from blockstore.device import DATA, Directory, File
 from blockstore.journal import NAMES, Journal, JournalImage, StoredBatch
 from blockstore.layout import (
     BLOCK_MASK,
@@ -31,7 +31,6 @@ from blockstore.layout import (
 )
 from blockstore.records import Delete, Put, Record, Trim, Write
 
-DATA = "data"
 _log = logging.getLogger(__name__)
 
 
@@ -79,9 +78,9 @@ def check_identity(data: File, pool: UUID) -> None:
     try:
         owner, device = parse_data_header(data.read_stored(0, UNIT))
     except FormatError as error:
-        raise Corrupt(str(error)) from error
+        raise Corrupt(f"{data.name} is no data of pool {pool}: {error}") from error
     if owner != pool or device != 0:
-        raise Corrupt(f"data is device {device} of pool {owner}; meta.db is of pool {pool}")
+        raise Corrupt(f"{data.name} is device {device} of pool {owner}; meta.db is of pool {pool}")
 
 
 def check_journals(directory: Directory, size: int) -> None:

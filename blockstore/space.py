@@ -20,7 +20,8 @@ from blockstore.allocator import Allocator, Run
 from blockstore.api import Busy, OutOfSpace, Runner, StoreError
 from blockstore.blockmap import BlockMap
 from blockstore.device import File
-from blockstore.layout import UNIT, UNIT_SHIFT
+from blockstore.layout import UNIT
+from blockstore.punching import Puncher
 
 if TYPE_CHECKING:
     from blockstore.writer import Member
@@ -39,8 +40,9 @@ class Unavailable:
     """What a sweep of the image of this switch must not find: free already, or known to become free."""
 
     blocks: int
-    """Blocks of the data file then."""
-    runs: Sequence[Run]
+    """All that were ever handed out lie below."""
+    runs: npt.NDArray[np.int64]
+    """Rows of (first, count)."""
     single: Sequence[Blocks]
 
 
@@ -81,7 +83,6 @@ class Space:
         self._blockmap = blockmap
         self._limit = limit
         self._step = step
-        self._keep = keep
         self._join = join
         self._drop = drop
         self._reclaim = reclaim
@@ -92,18 +93,23 @@ class Space:
         self._sorting: list[Blocks] = []  # being made into runs
         self._releasing: deque[Run] = deque()
         self._releasing_blocks = 0
-        self._punching: list[Run] = []
+        self._puncher = Puncher(runner, data, allocator, keep=keep, changed=self.changed)
         self._growing = False
         self._host_full_until = 0.0
         self._hungry: deque[tuple[float, Member]] = deque()  # (deadline, write), in order
         self._afterwards: list[Callable[[], None]] = []  # run when no write waits any more
         self._timer = False
-        self.stopped = False
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Nothing is grown or punched any more."""
+        self._stopped = True
+        self._puncher.stop()
 
     @property
     def used(self) -> int:
-        """Blocks taken, those that wait to be free included; the header is not counted."""
-        return self.allocator.blocks - 1 - self.allocator.free - sum(run[1] for run in self._punching)
+        """Blocks taken, those that wait to be free included; what never holds data is not counted."""
+        return self.allocator.blocks - self.allocator.never_below - self.allocator.free - self._puncher.blocks
 
     @property
     def pending_blocks(self) -> int:
@@ -115,6 +121,11 @@ class Space:
     def has_pending(self) -> bool:
         """Whether a checkpoint would bring some back, or they are on their way."""
         return bool(self._blockmap.freed) or self._sealed_unheld() or bool(self._sorting or self._releasing)
+
+    @property
+    def punched_bytes(self) -> int:
+        """Given back to the host since the pool was opened."""
+        return self._puncher.punched * UNIT
 
     def allocate(self, count: int) -> list[Run]:
         """Runs of ``count`` blocks together; empty if there are too few now."""
@@ -150,7 +161,9 @@ class Space:
                 continue
             room -= member[2]
             self._join(member)
-        if self._hungry and not (self._growing or self._releasing or self._punching or self._grow() or self._reclaim()):
+        if self._hungry and not (
+            self._growing or self._releasing or self._puncher.runs or self._grow() or self._reclaim()
+        ):
             self.refuse_all(OutOfSpace(f"no block is free of {self.allocator.blocks}, and none will come back"))
         self._go_on()
 
@@ -187,9 +200,12 @@ class Space:
     # ------------------------------------------------------------------------------------------------ freeing
 
     def unavailable(self) -> Unavailable:
-        """Everything that is free, or known to become free, at a switch: behind ``seal``."""
-        runs = self.allocator.free_runs() + list(self._releasing) + self._punching
-        return Unavailable(self.allocator.blocks, runs, [*(blocks for _, blocks in self._sealed), *self._sorting])
+        """Everything that is free, or known to become free, at a switch: behind ``seal``. What was never handed out is
+        not looked at: a device has blocks for a byte each of many GiB of memory."""
+        waiting = np.array([*self._releasing, *self._puncher.runs], np.int64).reshape(-1, 2)
+        runs = np.concatenate((self.allocator.free_runs(), waiting))
+        single = [*(blocks for _, blocks in self._sealed), *self._sorting]
+        return Unavailable(self.allocator.high_water, runs, single)
 
     def seal(self) -> int:
         """The journal was switched: frees so far are released by this checkpoint's commit. Returns the high water."""
@@ -263,9 +279,9 @@ class Space:
         if self._releasing:
             self._runner.call_soon(self._release_slice)
             return
-        self.allocator.coalesce()
+        self.allocator.coalesce(self._runner.in_thread)
         self.changed()
-        self._punch()
+        self._puncher.start()
 
     # ------------------------------------------------------------------------------------------------ the host
 
@@ -275,7 +291,7 @@ class Space:
             return True
         blocks = self.allocator.blocks
         step = self._step if self._limit is None else min(self._step, self._limit - blocks)
-        if step <= 0 or self.stopped or self._runner.now() < self._host_full_until:
+        if step <= 0 or self._stopped or self._runner.now() < self._host_full_until:
             return False
         self._growing = True
         grown = [blocks]
@@ -291,26 +307,6 @@ class Space:
         if error is not None or blocks == self.allocator.blocks:
             self._host_full_until = self._runner.now() + _FULL_FOR
         self.allocator.grow(blocks)
-        self.changed()
-
-    def _punch(self) -> None:
-        """Give long free runs back to the host, each out of reach of the allocator while it is punched."""
-        if self._punching or self.stopped:
-            return
-        runs = self._punching = self.allocator.take_long_runs(self._keep)
-        if not runs:
-            return
-
-        def work() -> None:
-            for start, count in runs:
-                self._data.punch(start << UNIT_SHIFT, count << UNIT_SHIFT)
-
-        self._runner.in_thread(work, self._punched)
-
-    def _punched(self, error: BaseException | None) -> None:
-        # Where the host cannot punch, the blocks are as free as before: only the host's space is not back.
-        runs, self._punching = self._punching, []
-        self.allocator.put_back_cold(runs)
         self.changed()
 
 

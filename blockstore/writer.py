@@ -322,7 +322,8 @@ class BatchWriter:
     def _answer(self, members: list[Member], error: StoreError | None, grains: int) -> None:
         self._rounds.unsynced_bytes += grains << UNIT_SHIFT
         if error is not None:
-            _call_all([member[6] for member in members], error)
+            for member in members:
+                member[6](_of_member(error, member))
             return
         self.writes += len(members)
         self.write_bytes += grains << UNIT_SHIFT
@@ -360,6 +361,11 @@ class BatchWriter:
             rounds.start_in_background()
             fill = max(fill, unsynced)
         return 0.0 if fill <= _SLOW_FROM else _SLOWEST * (fill - _SLOW_FROM) / (1 - _SLOW_FROM)
+
+
+def _of_member(error: StoreError, member: Member) -> StoreError:
+    """What failed for the whole batch, as one member sees it: at an offset of its own volume."""
+    return MediumError(str(error), member[1] << UNIT_SHIFT) if isinstance(error, MediumError) else error
 
 
 def _call_all(answers: list[Done], error: StoreError | None) -> None:

@@ -68,6 +68,8 @@ class ServeConfig(Value):
     store: Path
     portals: Annotated[tuple[PortalText, ...], AfterValidator(_some)]
     advertise: Annotated[PortalText | None, AfterValidator(_advertised)] = None
+    create: bool = False
+    """Whether a store, and pools up to ``workers``, are made where there are none."""
     workers: int = Field(default=1, ge=1, le=MAX_WORKERS)
     api: Annotated[Path, BeforeValidator(api_path)]
     pool_size: int | None = Field(default=None, ge=1 << 20, le=MAX_POOL_SIZE)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol, TypeVar
 from uuid import UUID
 
@@ -53,6 +54,8 @@ class PoolHandle(Protocol):
     @property
     def name(self) -> str: ...
     @property
+    def path(self) -> Path | None: ...
+    @property
     def state(self) -> PoolState: ...
     @property
     def reason(self) -> str | None: ...
@@ -91,7 +94,10 @@ class Operations:
         _check_distinct(asked.clients)
         async with self._naming:
             owner = await self._owner_of_name(asked.name)
-            pool = owner or await self._roomiest()
+            wanted = None if asked.pool is None else self._pool(asked.pool)
+            if owner is not None and wanted not in (None, owner):
+                raise AlreadyExists(f"group {asked.name} exists, in pool {owner.name}")
+            pool = owner or wanted or await self._roomiest()
             iqn = asked.iqn or _default_iqn(pool, asked.name)
             self._check_iqn_free(iqn, asked.name)
             created = await pool.call(calls.CreateGroup(group=asked, iqn=iqn))
@@ -291,7 +297,7 @@ class Operations:
             if not pool.reported:
                 raise Unavailable(
                     f"whether {group} exists is not known: pool {pool.name} is {_why(pool)}; "
-                    "repair it or move its directory out of the store"
+                    "repair it, or move its directory out of the store and `blockyard pool forget` it"
                 )
         return None
 
@@ -365,7 +371,7 @@ class Operations:
                 shown = await pool.call(calls.ShowPool(), seconds=GLANCE)
             except ProductError as error:
                 return _pool_from_outside(pool, str(error))
-            return shown.model_copy(update={"restarts": pool.restarts})
+            return shown.model_copy(update={"restarts": pool.restarts, "path": _path(pool)})
         return _pool_from_outside(pool, pool.reason)
 
 
@@ -384,7 +390,12 @@ def _pool_from_outside(pool: PoolHandle, reason: str | None) -> Pool:
         sessions=None,
         worker=pool.pid,
         restarts=pool.restarts,
+        path=_path(pool),
     )
+
+
+def _path(pool: PoolHandle) -> str | None:
+    return None if pool.path is None else str(pool.path)
 
 
 def _why(pool: PoolHandle | Pool) -> str:

@@ -77,7 +77,7 @@ class Product:
     def start(self) -> None:
         """Start the daemon and wait until it answers."""
         assert self._daemon is None, "the daemon runs"
-        command = [str(COMMAND), "serve", "--store", str(self.store), "--portal", f"127.0.0.1:{self.port}"]
+        command = [str(COMMAND), "serve", "--create", "--store", str(self.store), "--portal", f"127.0.0.1:{self.port}"]
         command += ["--api", self.api]
         if self._advertise is not None:
             command += ["--advertise", f"{self._advertise}:{self.port}"]

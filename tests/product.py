@@ -50,7 +50,7 @@ class Product:
         where = ["--portal", f"127.0.0.1:{self.port}", "--api", self.api]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [str(BLOCKYARD), "serve", "--store", str(self.store), *where, *self._options],
+                [str(BLOCKYARD), "serve", "--create", "--store", str(self.store), *where, *self._options],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,

@@ -13,7 +13,7 @@ import typer
 
 from blockyard.cli.output import Json, print_json, say, warn
 from blockyard.errors import BY_CODE, EXIT_FINDINGS, Damaged, Invalid, Locked, ProductError
-from blockyard.model import CheckReport, PoolCheck
+from blockyard.model import CheckReport, PoolCheck, names
 
 if TYPE_CHECKING:
     from blockstore.check import CheckReport as StoreReport
@@ -44,8 +44,16 @@ def exit_code(report: CheckReport) -> int:
 
 
 def _pools_of(store: Path) -> list[Path]:
+    """Of every pool there is, or was: one that is missing must not be passed over."""
+    from blockyard.daemon.store import known_pools
+
+    folder = store / "pools"
     try:
-        return sorted(entry for entry in (store / "pools").iterdir() if entry.is_dir())
+        return sorted(
+            {entry for entry in folder.iterdir() if names.may_be_pool(entry)}.union(
+                folder / name for name in known_pools(store)
+            )
+        )
     except OSError as error:
         raise Invalid(f"{store} is no store: {error.strerror or error} ({store / 'pools'})") from None
 

@@ -48,6 +48,9 @@ def create(
     iqn: Annotated[
         str | None, typer.Option(metavar="IQN", help="The target's name; made from pool and group if left out.")
     ] = None,
+    pool: Annotated[
+        str | None, typer.Option(metavar="POOL", help="Where it shall live; the pool that is filled least if left out.")
+    ] = None,
     chap_user: ChapUser = None,
     chap_secret_file: ChapSecretFile = None,
     generate_chap: GenerateChap = False,
@@ -63,6 +66,7 @@ def create(
         clients=tuple(chap.client(initiator) for initiator in client or ()),
         cache=cache,
         iqn=iqn,
+        pool=pool,
     )
     with connect() as daemon:
         created = daemon.create_group(asked)

@@ -16,7 +16,8 @@ from blockyard.model.names import DEFAULT_API
 
 EXIT_CODES = ", ".join(f"{answer.exit_code} {answer.code.replace('_', ' ')}" for answer in ANSWERS.values())
 EPILOG = (
-    f"Every verb but serve and check asks the daemon at BLOCKYARD_API (default {DEFAULT_API}). "
+    f"Every verb but serve, check, pool create and pool forget asks the daemon at BLOCKYARD_API "
+    f"(default {DEFAULT_API}). "
     "Answers go to standard output, refusals to standard error. "
     f"Exit codes: 0 done, {EXIT_FINDINGS} check found damage, {EXIT_CODES}."
 )

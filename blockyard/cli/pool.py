@@ -1,11 +1,13 @@
-"""blockyard pool: ls, show, sweep, scrub."""
+"""blockyard pool: ls, show, sweep, scrub; create and forget are in ``pool_files``."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from blockyard.cli import pool_files
 from blockyard.cli.daemon import connect
 from blockyard.cli.output import Json, print_fields, print_json, print_table, say, size_text, state_text, warn
 from blockyard.cli.progress import Progress
@@ -27,7 +29,7 @@ def list_(json: Json = False) -> None:
         print_json(pools)
         return
     print_table(
-        ["Pool", "State", ">Used", ">Size", ">Used %", ">Groups", ">Sessions", ">Restarts", "~Worker"],
+        ["Pool", "State", ">Used", ">Size", ">Used %", ">Groups", ">Sessions", ">Restarts", "~Worker", "~Data"],
         [
             [
                 pool.name,
@@ -39,6 +41,7 @@ def list_(json: Json = False) -> None:
                 "-" if pool.sessions is None else str(pool.sessions),
                 str(pool.restarts),
                 str(pool.worker or "-"),
+                _data(pool),
             ]
             for pool in pools
         ],
@@ -47,6 +50,13 @@ def list_(json: Json = False) -> None:
     for pool in pools:
         if pool.reason:
             warn(f"{pool.name} is {pool.state}: {pool.reason}")
+
+
+def _data(pool: Pool) -> str:
+    """The path of what holds the blocks."""
+    if pool.data is None or pool.path is None:
+        return pool.path or "-"
+    return str(Path(pool.path) / pool.data)
 
 
 def _percent(pool: Pool) -> str:
@@ -71,6 +81,8 @@ def show(pool: PoolArgument, json: Json = False) -> None:
             *([("Reason", shown.reason)] if shown.reason else []),
             ("Used", f"{size_text(shown.used)} of {size_text(shown.size)} ({_percent(shown)} %)"),
             ("Soon free", size_text(shown.pending_free)),
+            ("Directory", shown.path or "-"),
+            ("Data", _data(shown)),
             ("Groups", str(shown.groups)),
             ("Sessions", "-" if shown.sessions is None else str(shown.sessions)),
             ("Worker", f"process {shown.worker or '-'}, {shown.restarts} restart(s)"),
@@ -118,3 +130,9 @@ def scrub(
             say(f"  {where}, LUN {error.lun} ({error.volume}), LBA {error.lba}: block {error.block} {error.reason}")
         say(f"{report.error_count} damaged." if report.error_count else f"{pool} is sound.")
     raise typer.Exit(EXIT_FINDINGS if report.error_count else 0)
+
+
+app.command(epilog="Example: blockyard pool create fast --store /srv/blockyard --device /dev/disk/by-id/nvme-X")(
+    pool_files.create
+)
+app.command(epilog="Example: blockyard pool forget old --store /srv/blockyard")(pool_files.forget)

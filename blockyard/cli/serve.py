@@ -20,7 +20,7 @@ from blockyard.model.names import DEFAULT_API
 
 
 def serve(
-    store: Annotated[Path, typer.Option(metavar="DIR", help="Where the pools are; made if it is not there.")],
+    store: Annotated[Path, typer.Option(metavar="DIR", help="Where the pools are. Must be there, unless --create.")],
     portal: Annotated[
         list[str],
         typer.Option(metavar="HOST:PORT", help="Where initiators connect; may be repeated; [::1]:3260 for IPv6."),
@@ -29,11 +29,21 @@ def serve(
         str | None,
         typer.Option(metavar="HOST:PORT", help="What discovery names instead of the address that was reached."),
     ] = None,
-    workers: Annotated[int, typer.Option(metavar="N", help="How many pools there shall be, a process each.")] = 1,
+    workers: Annotated[
+        int, typer.Option(metavar="N", help="How many pools there shall be at least, a process each.")
+    ] = 1,
     api: Annotated[
         str | None,
         typer.Option(metavar="unix:PATH", help=f"The API's socket. [default: BLOCKYARD_API or {DEFAULT_API}]"),
     ] = None,
+    create: Annotated[
+        bool,
+        typer.Option(
+            "--create/--no-create",
+            help="Begin a new store, and pools, where there are none. Not for every start: a store that is not mounted "
+            "would begin anew.",
+        ),
+    ] = False,
     pool_size: Annotated[
         str | None,
         typer.Option(
@@ -47,6 +57,7 @@ def serve(
         "portals": portal,
         "advertise": advertise,
         "workers": workers,
+        "create": create,
         "api": api or os.environ.get("BLOCKYARD_API") or DEFAULT_API,
         "pool_size": None if pool_size is None else _bytes(pool_size),
     }

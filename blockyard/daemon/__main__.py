@@ -16,7 +16,7 @@ from blockyard.rpc.log import set_up_log
 
 
 async def serve(config: ServeConfig) -> None:
-    store = StoreDirectory(config.store)
+    store = StoreDirectory(config.store, create=config.create)
     try:
         await Yard(config, store, asyncio.get_running_loop()).run()
     finally:

@@ -63,9 +63,11 @@ Spawn = Callable[[socket.socket], Awaitable[Process]]
 """Start a worker that has this end of the channel. The caller closes its own copy afterwards."""
 
 
-def spawn_worker(name: str, path: Path, size: int | None, advertise: str | None) -> Spawn:
+def spawn_worker(name: str, path: Path, size: int | None, advertise: str | None, *, create: bool) -> Spawn:
     """The real one: an exec'ed Python process; only stderr and its end of the channel are inherited."""
     command = [sys.executable, "-m", "blockyard.worker", "--pool", name, "--path", str(path)]
+    if create:
+        command += ["--create"]
     if size is not None:
         command += ["--pool-size", str(size)]
     if advertise is not None:
@@ -80,8 +82,19 @@ def spawn_worker(name: str, path: Path, size: int | None, advertise: str | None)
 
 
 class PoolWorker:
-    def __init__(self, name: str, spawn: Spawn, loop: asyncio.AbstractEventLoop) -> None:
+    """``opened`` is called when the worker has opened its pool for the first time."""
+
+    def __init__(
+        self,
+        name: str,
+        spawn: Spawn,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        path: Path | None = None,
+        opened: Callable[[], None] = lambda: None,
+    ) -> None:
         self.name = name
+        self.path = path
         self.state = PoolState.STARTING
         self.reason: str | None = None
         self.uuid: UUID | None = None
@@ -91,6 +104,7 @@ class PoolWorker:
         self.pid: int | None = None
         self.restarts = 0
         self._spawn = spawn
+        self._opened = opened
         self._loop = loop
         self._channel: Channel | None = None
         self._backoff = Backoff()
@@ -197,6 +211,8 @@ class PoolWorker:
         if isinstance(notice, Opened | OpenFailed):
             self._opening = False
         if isinstance(notice, Opened):
+            if not self.reported:
+                self._opened()
             self.uuid, self.reported = notice.uuid, True
             self.groups = {group.name: group for group in notice.groups}
             self._become(PoolState.SERVING, None)

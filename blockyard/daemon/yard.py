@@ -11,6 +11,7 @@ import logging
 import signal
 import socket
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from blockyard import __version__
@@ -40,12 +41,24 @@ class Yard:
         self._listening: list[Portal] = []
         advertise = str(config.advertise) if config.advertise else None
         self.pools = {
-            name: PoolWorker(name, spawn_worker(name, path, config.pool_size, advertise), loop)
-            for name, path in store.pools(config.workers).items()
+            name: PoolWorker(
+                name,
+                spawn_worker(name, place.path, config.pool_size, advertise, create=place.create),
+                loop,
+                path=place.path,
+                opened=partial(self._note_served, store, name),
+            )
+            for name, place in store.pools(config.workers).items()
         }
         directory = YardDirectory(self.pools)
         self._front_door = FrontDoor(loop, directory, directory.hand_over, advertise=advertise)
         self.operations = Operations(self.pools, version=__version__, store=str(store.path), portals=())
+
+    def _note_served(self, store: StoreDirectory, name: str) -> None:
+        try:
+            store.note_served(name)
+        except OSError as error:
+            log.warning("that %s is served cannot be noted in %s: %s", name, store.path, error)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises Invalid, Locked before anything is served."""

@@ -102,6 +102,8 @@ class NewGroup(Value):
     cache: Cache = Cache.WRITEBACK
     iqn: TargetIqn | None = None
     """None: made from the pool's identity and the group's name."""
+    pool: str | None = None
+    """None: the one that is filled least."""
 
 
 class GroupChange(Value):
@@ -243,7 +245,21 @@ class Pool(Value):
     worker: int | None
     """Process id."""
     restarts: int
+    path: str | None = None
+    """The pool's directory."""
+    data: str | None = None
+    """Where its blocks are: a file in the directory, or the path of a block device; None: not known now."""
     counters: dict[str, int] = {}
+
+
+class MadePool(Value):
+    """A pool that was made and is not served yet."""
+
+    name: str
+    uuid: UUID
+    path: str
+    device: str | None
+    """The block device that the data is on; None: a file."""
 
 
 class Groups(Value):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from pathlib import Path
 
 GRAIN = 4096  # bytes; sizes are multiples of it, because the store maps such grains
 MAX_VOLUME_SIZE = 256 << 40  # bytes; where the store's map format ends
@@ -34,6 +35,20 @@ def group_name(text: str) -> str:
             "beginning and ending with a letter or digit"
         )
     return text
+
+
+def pool_name(text: str) -> str:
+    if not _GROUP_NAME.fullmatch(text):
+        raise ValueError(
+            f"{text!r} is not a pool name: 1 to 63 of a-z, 0-9, '-' and '.', "
+            "beginning and ending with a letter or digit"
+        )
+    return text
+
+
+def may_be_pool(entry: Path) -> bool:
+    """Whether what lies in ``pools/`` is a pool's directory, and not what the file system put there."""
+    return entry.is_dir() and entry.name != "lost+found" and not entry.name.startswith(".")
 
 
 def part_name(text: str) -> str:

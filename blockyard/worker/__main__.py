@@ -11,7 +11,7 @@ from pathlib import Path
 import uvloop
 
 from blockyard.rpc.log import set_up_log
-from blockyard.worker.process import Worker
+from blockyard.worker.process import Worker, open_or_create_store, open_store
 
 
 def main() -> int:
@@ -19,6 +19,7 @@ def main() -> int:
     parser.add_argument("--fd", type=int, required=True, help="SOCK_SEQPACKET channel to the daemon")
     parser.add_argument("--pool", required=True, help="name of the pool")
     parser.add_argument("--path", type=Path, required=True, help="directory of the pool")
+    parser.add_argument("--create", action="store_true", help="make the pool if there is none")
     parser.add_argument("--pool-size", type=int, default=None, help="bytes that the pool may grow to")
     parser.add_argument("--advertise", default=None, help="HOST:PORT that initiators are told to come to")
     options = parser.parse_args()
@@ -26,7 +27,8 @@ def main() -> int:
     channel = socket.socket(fileno=options.fd)
     channel.set_inheritable(False)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        worker = Worker(options.pool, options.path, options.pool_size, advertise=options.advertise)
+        opener = open_or_create_store if options.create else open_store
+        worker = Worker(options.pool, options.path, options.pool_size, opener, advertise=options.advertise)
         return runner.run(worker.run(channel))
 
 

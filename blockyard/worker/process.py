@@ -39,6 +39,11 @@ Opener = Callable[[Path, str, Runner, int | None], Pool]
 
 
 def open_store(path: Path, name: str, runner: Runner, size: int | None) -> Pool:
+    """The embedded engine's pool, which must be there."""
+    return open_pool(path, runner, name=name, size_limit=size)
+
+
+def open_or_create_store(path: Path, name: str, runner: Runner, size: int | None) -> Pool:
     """The embedded engine's pool; made if there is none yet."""
     return open_pool(path, runner, create=True, name=name, size_limit=size)
 

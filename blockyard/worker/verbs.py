@@ -306,6 +306,7 @@ class Verbs:
             sessions=len(self._targets.sessions()),
             worker=os.getpid(),
             restarts=0,
+            data=statistics.data,
             counters=dict(statistics.counters),
         )
 

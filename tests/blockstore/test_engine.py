@@ -86,6 +86,9 @@ def _interrupt(*_: object) -> None:
 
 
 def test_what_is_no_pool_is_not_opened(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="its file system is not mounted"):
+        open_pool(tmp_path, ManualRunner())
+    (tmp_path / "meta.db").touch()
     with pytest.raises(Corrupt):
         open_pool(tmp_path, ManualRunner())
     with pytest.raises(Invalid):

@@ -156,6 +156,19 @@ def test_a_failed_append_leaves_writes_undecided_and_their_grains_unreadable(dis
     assert driver.read(driver.pool.groups["db"].volumes[0], 0, GRAIN) == pattern(2)
 
 
+def test_a_failed_data_write_tells_each_member_its_own_offset(disk: FakeDisk) -> None:
+    driver = open_disk(disk)
+    group = driver.group(size=MIB, count=2)
+    disk.faults["write", "data"] = [errno.EIO]
+    answers = {(lun, offset): Answer() for lun, offset in ((0, 2 * GRAIN), (1, 0), (1, 5 * GRAIN))}
+    for (lun, offset), answer in answers.items():
+        group.volumes[lun].write(offset, pattern(1), PERMIT, answer)
+    driver.runner.settle()
+    for (_, offset), answer in answers.items():
+        assert isinstance(answer.error, MediumError)
+        assert answer.error.offset == offset
+
+
 def test_a_failed_append_of_a_verb_is_undecided(disk: FakeDisk) -> None:
     driver = open_disk(disk)
     group = driver.group(size=MIB)

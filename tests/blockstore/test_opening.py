@@ -14,7 +14,8 @@ import pytest
 from blockstore.api import Corrupt, MediumError
 from blockstore.check import check_pool
 from blockstore.checkpoint import MetaDb
-from blockstore.device import HostDirectory, HostFile
+from blockstore.device import HostDirectory
+from blockstore.hostfile import HostFile
 from blockstore.layout import pack_node
 from tests.blockstore.powercut import FakeDisk, open_disk
 from tests.blockstore.support import GRAIN, KIB, MIB, Store, pattern

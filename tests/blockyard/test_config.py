@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import stat
 from pathlib import Path
@@ -14,7 +13,6 @@ from pydantic import ValidationError
 from blockyard.config import ServeConfig
 from blockyard.daemon.__main__ import main
 from blockyard.daemon.api_server import ApiSocket
-from blockyard.daemon.store import StoreDirectory
 from blockyard.daemon.yard import _reachable_host
 from blockyard.errors import ANSWERS, BY_CODE, EXIT_FINDINGS, Internal, Invalid, Locked, ProductError, error_from
 from blockyard.model import ClientSpec, names
@@ -129,29 +127,6 @@ def test_every_error_has_one_answer() -> None:
     assert len(set(codes)) == len(codes)
     assert not {0, EXIT_FINDINGS} & set(codes)
     assert isinstance(error_from("from the future", "x"), Internal)
-
-
-def test_a_store_lets_one_daemon_in(tmp_path: Path) -> None:
-    store = StoreDirectory(tmp_path / "store")
-    with pytest.raises(Locked, match=f"process {os.getpid()}"):
-        StoreDirectory(tmp_path / "store")
-    store.close()
-    StoreDirectory(tmp_path / "store").close()
-
-
-def test_a_store_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(Invalid, match="cannot be used"):
-        StoreDirectory(tmp_path / "file")
-
-
-def test_every_pool_there_is_gets_a_worker(tmp_path: Path) -> None:
-    store = StoreDirectory(tmp_path)
-    assert list(store.pools(1)) == ["pool-0"]
-    for name in ("pool-10", "pool-2", "archive"):
-        (tmp_path / "pools" / name).mkdir()
-    assert list(store.pools(2)) == ["pool-0", "pool-1", "pool-2", "pool-10", "archive"]
-    store.close()
 
 
 def test_the_api_socket_is_for_its_owner_and_goes_with_the_daemon(tmp_path: Path) -> None:

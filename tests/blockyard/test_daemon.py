@@ -64,10 +64,12 @@ def test_a_second_daemon_on_the_same_store_is_refused(product: Product, tmp_path
     options = ["--portal", "127.0.0.1:0", "--api", f"unix:{tmp_path / 'other.sock'}"]
     second = command(product, "serve", "--store", str(product.store), *options)
     assert (second.returncode, f"process {product.daemon}" in second.stderr) == (10, True)
-    other_store = command(product, "serve", "--store", str(tmp_path / "b"), *options[:2], "--api", product.api)
+    other_store = command(
+        product, "serve", "--create", "--store", str(tmp_path / "b"), *options[:2], "--api", product.api
+    )
     assert (other_store.returncode, "served by another daemon" in other_store.stderr) == (10, True)
     options[1] = f"127.0.0.1:{product.port}"
-    taken = command(product, "serve", "--store", str(tmp_path / "c"), *options)
+    taken = command(product, "serve", "--create", "--store", str(tmp_path / "c"), *options)
     assert (taken.returncode, "Address already in use" in taken.stderr) == (2, True)
 
 

@@ -85,6 +85,21 @@ def test_new_groups_go_to_the_pool_that_is_filled_least() -> None:
     run(scenario())
 
 
+def test_a_group_goes_to_the_pool_that_was_asked_for() -> None:
+    async def scenario() -> None:
+        async with MemoryYard("pool-0", "fast") as yard:
+            verbs = yard.operations
+            for name in ("a", "b"):
+                assert (await verbs.create_group(asked(name, pool="fast"))).group.pool == "fast"
+            assert not (await verbs.create_group(asked("a", pool="fast"))).created
+            with pytest.raises(AlreadyExists, match="in pool fast"):
+                await verbs.create_group(asked("a", pool="pool-0"))
+            with pytest.raises(NotFound, match="no pool is named slow; there are: pool-0, fast"):
+                await verbs.create_group(asked("c", pool="slow"))
+
+    run(scenario())
+
+
 def test_a_name_is_not_given_away_while_a_pool_may_hold_it() -> None:
     async def scenario() -> None:
         yard = MemoryYard("pool-0", "pool-1")
