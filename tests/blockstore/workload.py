@@ -217,7 +217,7 @@ class Workload:
         self.variant = variant
         self.disk = FakeDisk()
         self.disk.log_pages = 30  # SQLite begins its log anew every few checkpoints
-        self.driver = variant.open(self.disk)
+        self.driver = self.open_pool()
         self.born_at = self.events
         """Events in the trace until the pool was made: before that there is none, or one without groups."""
         self.driver.runner.settle()
@@ -237,11 +237,19 @@ class Workload:
     def events(self) -> int:
         return len(self.disk.trace)
 
-    def run(self, decks: int = 1) -> None:
+    def open_pool(self) -> Driver:
+        return self.variant.open(self.disk)
+
+    def data_bytes(self) -> int:
+        """Length of the data file."""
+        return self.disk.files["data"].size()
+
+    def run(self, decks: int = 1, *, most: int | None = None) -> None:
+        """``most``: so many operations of each deck are enough."""
         for _ in range(decks):
             deck = list(_DECK)
             self.rng.shuffle(deck)
-            for verb in deck:
+            for verb in deck[:most]:
                 self.do(verb)
         self.driver.runner.settle()
 
@@ -447,7 +455,7 @@ class Workload:
         self._open()
 
     def _open(self) -> None:
-        self.driver = self.variant.open(self.disk)
+        self.driver = self.open_pool()
         self.model.flushed(self.events, len(self.model.history) - 1)
 
     def _turn(self) -> None:
@@ -469,7 +477,7 @@ class Workload:
 
     def _free_blocks(self) -> int:
         """What a write finds without waiting for the file to grow."""
-        held = self.disk.files["data"].size() // GRAIN - 1
+        held = self.data_bytes() // GRAIN - 1
         return held - self.driver.pool.statistics().used // GRAIN
 
     def _delete_something(self) -> None:
