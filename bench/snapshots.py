@@ -172,7 +172,7 @@ class Bench:
     def fill(self) -> None:
         self.group("db", self.size)
         number = map_number(self.pool, "db")
-        with self.step(f"(map {self.size / TIB:g} TiB in memory, with checkpoints)"):
+        with self.step(f"(map {self.size / TIB:.3g} TiB in memory, with checkpoints)"):
             for offset in range(0, self.size, SAVE_EVERY):
                 map_run(self.pool, number, offset >> UNIT_SHIFT, min(SAVE_EVERY, self.size - offset) >> UNIT_SHIFT)
                 self.runner.wait(self.pool.checkpoint)
@@ -208,7 +208,7 @@ class Bench:
             self.runner.wait(lambda: group.snapshot("first"))
         before = journal_position(self.pool)
         with self.step(f"{self.count} snapshots, a write before each", self.count):
-            times = self.take(group, f"{self.size / TIB:g} TiB fully mapped", self.count)
+            times = self.take(group, f"{self.size / TIB:.3g} TiB fully mapped", self.count)
         print(
             f"  the first hundred {sum(times[:100]) * 10:.2f} ms each, the last hundred {sum(times[-100:]) * 10:.2f} ms"
         )
@@ -221,7 +221,7 @@ class Bench:
     def memory(self) -> None:
         used = map_bytes(self.pool)
         print(f"  the map: {used / MIB:,.0f} MiB; the process: {resident() / MIB:,.0f} MiB")
-        what = f"map memory, {self.size / TIB:g} TiB mapped, {self.count} snapshots"
+        what = f"map memory, {self.size / TIB:.3g} TiB mapped, {self.count} snapshots"
         self.goal(what, self.budget, used, "GiB", f"; the process {resident() / GIB:.2f}")
 
     def differences(self) -> None:
@@ -248,7 +248,7 @@ class Bench:
         [ranges] = found
         if int(ranges.lengths.sum()) != CHANGED:
             raise AssertionError(f"the diff finds {ranges.lengths.sum()} bytes changed, {CHANGED} were")
-        what = f"diff of two of {self.size / TIB:g} TiB, {CHANGED / GIB:g} GiB changed, {how}"
+        what = f"diff of two of {self.size / TIB:.3g} TiB, {CHANGED / GIB:g} GiB changed, {how}"
         self.goal(what, DIFF_GOAL, took[0], "s", f" (CPU {took[1]:.2f}), {len(ranges):,} ranges")
 
     def reopen(self, what: str) -> None:
