@@ -8,7 +8,8 @@ speed, snapshots being made and deleted.
 Beside the worst lateness stands how long all callbacks took between its two beats: what is missing to the lateness went
 elsewhere. Then the longest of them, and its CPU time: what is missing there went to a helper thread with the GIL, to
 the disk, or to another process on this processor. The load's own batches are among the callbacks; the first phase shows
-them alone. libuv's timers count in milliseconds.
+them alone. Last stands the most CPU time of any callback of the phase, late beat or not: what our own code holds the
+loop for, on an idle machine too. libuv's timers count in milliseconds.
 """
 
 from __future__ import annotations
@@ -61,6 +62,9 @@ class Watch:
     cpu: float = 0.0
     """Of the longest: the rest of its time it did not run, or waited in the kernel."""
     holder: str = ""
+    most_cpu: float = 0.0
+    """Of any one callback of the phase."""
+    most_cpu_holder: str = ""
 
 
 class WatchedRunner(LoopRunner):
@@ -89,10 +93,12 @@ class WatchedRunner(LoopRunner):
         try:
             return function()
         finally:
-            took = time.perf_counter() - began
+            took, cpu = time.perf_counter() - began, time.thread_time() - cpu
             self._busy += took
             if took > self._longest:
-                self._longest, self._cpu, self._holder = took, time.thread_time() - cpu, _name(function)
+                self._longest, self._cpu, self._holder = took, cpu, _name(function)
+            if cpu > self.watch.most_cpu:
+                self.watch.most_cpu, self.watch.most_cpu_holder = cpu, _name(function)
 
     def _beat(self) -> None:
         now = time.perf_counter()
@@ -109,8 +115,7 @@ class WatchedRunner(LoopRunner):
 def _name(function: Callable[..., object]) -> str:
     while isinstance(function, partial):
         function = function.func
-    module = getattr(function, "__module__", "").rpartition(".")[2]
-    return f"{module}: {getattr(function, '__qualname__', repr(function)).replace('.<locals>', '')}"
+    return str(getattr(function, "__qualname__", repr(function))).replace(".<locals>", "")
 
 
 class Bench:
@@ -203,21 +208,30 @@ async def measure(folder: Path, size: int, seconds: float, depth: int) -> dict[s
 def show(phases: dict[str, Watch]) -> None:
     made = Table(title="lateness of a timer, ms")
     made.add_column("while")
-    for column in ("beats", "median", "p99.9", "worst", "all callbacks", "longest", "its CPU"):
+    for column in ("beats", "median", "p99.9", "worst", "callbacks then", "longest", "its CPU"):
         made.add_column(column, justify="right")
     made.add_column("which was")
     for name, watch in phases.items():
         p50, p999 = np.percentile(watch.late, [50, 99.9])
-        times = (p50, p999, watch.worst, watch.busy, watch.longest, watch.cpu)
-        made.add_row(name, f"{len(watch.late):,}", *(f"{each * 1e3:.2f}" for each in times), watch.holder)
+        times = [p50, p999, watch.worst, watch.busy, watch.longest, watch.cpu]
+        shown = [f"{each * 1e3:.2f}" for each in times]
+        made.add_row(name, f"{len(watch.late):,}", *shown, watch.holder)
     print_table(made)
+    for name, watch in phases.items():
+        print(f"most CPU time of one callback, {name}: {watch.most_cpu * 1e3:.2f} ms, {watch.most_cpu_holder}")
 
 
 def goals(phases: dict[str, Watch]) -> list[Goal]:
     late = np.concatenate([watch.late for watch in phases.values()])
     name, watch = max(phases.items(), key=lambda item: item[1].worst)
     total = f"{watch.worst * 1e3:.1f} ms ({name}: {watch.holder}); p99.9 {np.percentile(late, 99.9) * 1e3:.2f} ms"
-    return [Goal("worst lateness over all phases", f"<= {AIM * 1e3:g} ms", total, watch.worst <= AIM)]
+    during, own = max(phases.items(), key=lambda item: item[1].most_cpu)
+    most = f"{own.most_cpu * 1e3:.1f} ms ({during}: {own.most_cpu_holder})"
+    aim = f"<= {AIM * 1e3:g} ms"
+    return [
+        Goal("worst lateness over all phases", aim, total, watch.worst <= AIM),
+        Goal("most CPU time of one callback, which other load does not change", aim, most, own.most_cpu <= AIM),
+    ]
 
 
 def main() -> int:

@@ -7,7 +7,8 @@ last snapshot held; that time does not count.
 
 What is compared across contenders is the *ratio* after/before: the rates themselves differ by what stands between the
 generator and the store (nothing, iSCSI, NBD), and both clients are Python. qemu-img needs the image for itself, so
-qemu-nbd is started afresh before each of the two measurements; its snapshot is ``qemu-img snapshot -c``.
+qemu-nbd is started afresh before each of the two measurements; its snapshot is ``qemu-img snapshot -c``. The CPU time
+of who writes stands beside: it says what a snapshot costs even where other load on the machine hides it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from pathlib import Path
 from rich.table import Table
 
 from bench.goals import Goal, judge, print_table
-from bench.load import Generator, Workload
+from bench.load import Generator, Workload, cpu_seconds
 from bench.loop import ClockedRunner
 from bench.nbd import NbdClient
 from blockstore.api import NewVolume, StandingPermit, StoreError
@@ -55,6 +56,10 @@ class Contender(ABC):
     @abstractmethod
     def write(self, slots: Sequence[int], data: bytes) -> float:
         """To each place (in units of ``data``); the seconds it took."""
+
+    @abstractmethod
+    def cpu(self) -> float:
+        """Seconds of processor time so far, of whoever does the writing."""
 
     @abstractmethod
     def flush(self) -> None: ...
@@ -83,6 +88,9 @@ class PlainFile(Contender):
         for slot in slots:
             os.pwrite(self._fd, data, slot * len(data))
         return time.perf_counter() - began
+
+    def cpu(self) -> float:
+        return time.thread_time()
 
     def flush(self) -> None:
         os.fdatasync(self._fd)
@@ -125,6 +133,9 @@ class InProcess(Contender):
     def _answered(answers: list[StoreError | None], count: int) -> bool:
         return len(answers) == count
 
+    def cpu(self) -> float:
+        return time.thread_time()
+
     def flush(self) -> None:
         answers: list[StoreError | None] = []
         self._pool.flush(answers.append)
@@ -156,6 +167,9 @@ class OverIscsi(Contender):
         if generator.errors:
             raise OSError(f"{generator.errors} of {len(slots)} writes failed")
         return took
+
+    def cpu(self) -> float:
+        return cpu_seconds(self._product.pids())
 
     def flush(self) -> None:
         with self._session() as session:
@@ -194,6 +208,10 @@ class Qcow2(Contender):
 
     def write(self, slots: Sequence[int], data: bytes) -> float:
         return self._client.write(slots, data, self._depth)
+
+    def cpu(self) -> float:
+        assert self._server is not None
+        return cpu_seconds([self._server.pid])
 
     def flush(self) -> None:
         self._client.flush()
@@ -241,10 +259,12 @@ class Qcow2(Contender):
 
 @dataclass(slots=True)
 class Rounds:
-    """Writes a second, one of each a round."""
+    """Writes a second, and CPU seconds a write; one of each a round."""
 
     before: list[float] = field(default_factory=list)
     after: list[float] = field(default_factory=list)
+    cpu_before: list[float] = field(default_factory=list)
+    cpu_after: list[float] = field(default_factory=list)
 
     @property
     def ratios(self) -> list[float]:
@@ -293,14 +313,18 @@ def contenders(folder: Path, size: int, depth: int) -> Iterator[list[Contender]]
 def measure(contender: Contender, pattern: Pattern, chance: random.Random, rounds: Rounds) -> None:
     data = os.urandom(GRAIN)
     contender.prepare()
-    before = contender.write(pattern.slots(chance), data)
+    _measured(contender, pattern.slots(chance), data, rounds.before, rounds.cpu_before)
     contender.flush()
     contender.snapshot()
-    after = contender.write(pattern.slots(chance), data)
+    _measured(contender, pattern.slots(chance), data, rounds.after, rounds.cpu_after)
     contender.flush()
     contender.forget_snapshot()
-    rounds.before.append(pattern.writes / before)
-    rounds.after.append(pattern.writes / after)
+
+
+def _measured(contender: Contender, slots: list[int], data: bytes, rates: list[float], cpus: list[float]) -> None:
+    cpu = contender.cpu()
+    rates.append(len(slots) / contender.write(slots, data))
+    cpus.append((contender.cpu() - cpu) / len(slots))
 
 
 def run(pattern: Pattern, store: Path | None, rounds: int, depth: int) -> dict[str, Rounds]:
@@ -321,13 +345,15 @@ def run(pattern: Pattern, store: Path | None, rounds: int, depth: int) -> dict[s
 def show(pattern: Pattern, results: dict[str, Rounds]) -> None:
     made = Table(title=f"4 KiB writes a second, {pattern.name}; {pattern.writes:,} writes a measurement")
     made.add_column("")
-    for column in ("before", "right after", "ratio (median)", "worst", "best"):
+    for column in ("before", "right after", "ratio (median)", "worst", "best", "CPU µs before", "after"):
         made.add_column(column, justify="right")
     for name, rounds in results.items():
         ratios = sorted(rounds.ratios)
         rates = (statistics.median(rounds.before), statistics.median(rounds.after))
         figures = (statistics.median(ratios), ratios[0], ratios[-1])
-        made.add_row(name, *(f"{rate:,.0f}" for rate in rates), *(f"{ratio:.2f}" for ratio in figures))
+        cpus = (statistics.median(rounds.cpu_before), statistics.median(rounds.cpu_after))
+        shown = [*(f"{rate:,.0f}" for rate in rates), *(f"{ratio:.2f}" for ratio in figures)]
+        made.add_row(name, *shown, *(f"{cpu * 1e6:.1f}" for cpu in cpus))
     print_table(made)
 
 

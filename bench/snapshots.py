@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +85,10 @@ class BareSyncs:
         os.fdatasync(journal)
         self.times.append(time.perf_counter() - began)
 
+    def close(self) -> None:
+        for fd in self._files:
+            os.close(fd)
+
 
 class Bench:
     def __init__(self, folder: Path, tib: float, count: int, clones: int, budget: int) -> None:
@@ -92,7 +96,7 @@ class Bench:
         self.path = folder / "pool"
         self.budget = budget
         self.goals: list[Goal] = []
-        self.size = int(tib * TIB)
+        self.size = int(tib * TIB) // MIB * MIB
         self.count = count
         self.clones = clones
         self.runner = ClockedRunner()
@@ -108,13 +112,13 @@ class Bench:
 
     @contextmanager
     def step(self, what: str, times: int = 1) -> Iterator[list[float]]:
-        """Measure a step and print its line; the list holds the seconds afterwards."""
+        """Measure a step and print its line; the list holds its seconds afterwards, then its CPU seconds."""
         self.runner.held, self.runner.held_cpu, self.runner.holder = 0.0, 0.0, ""
         began, cpu, memory, meta = time.perf_counter(), time.thread_time(), resident(), self._meta()
         result: list[float] = []
         yield result
         took, cpu = time.perf_counter() - began, time.thread_time() - cpu
-        result.append(took)
+        result += (took, cpu)
         scale, unit = (1e3 / times, "ms each") if times > 1 else (1.0, "s")
         each = f"{took * scale:9.3f} (CPU {cpu * scale:.3f}) {unit}"
         held = f"{self.runner.held * 1e3:7.2f} (CPU {self.runner.held_cpu * 1e3:.2f}) ms"
@@ -168,7 +172,7 @@ class Bench:
     def fill(self) -> None:
         self.group("db", self.size)
         number = map_number(self.pool, "db")
-        with self.step(f"(map {self.size / TIB:g} TiB in memory, with checkpoints)"):
+        with self.step(f"(map {self.size / TIB:.3g} TiB in memory, with checkpoints)"):
             for offset in range(0, self.size, SAVE_EVERY):
                 map_run(self.pool, number, offset >> UNIT_SHIFT, min(SAVE_EVERY, self.size - offset) >> UNIT_SHIFT)
                 self.runner.wait(self.pool.checkpoint)
@@ -183,14 +187,15 @@ class Bench:
 
     def take(self, group: Group, what: str, count: int) -> list[float]:
         """So many snapshots with a write before each, and the bare syncs beside; prints and judges. The times."""
-        times, bare = [], BareSyncs(self.folder)
-        for i in range(count):
-            self.write(group)
-            began = time.perf_counter()
-            self.runner.wait(lambda: group.snapshot(f"s{i}"))  # noqa: B023
-            times.append(time.perf_counter() - began)
-            if i % PROBE_EVERY == 0:
-                bare.measure()
+        times: list[float] = []
+        with closing(BareSyncs(self.folder)) as bare:
+            for i in range(count):
+                self.write(group)
+                began = time.perf_counter()
+                self.runner.wait(lambda: group.snapshot(f"s{i}"))  # noqa: B023
+                times.append(time.perf_counter() - began)
+                if i % PROBE_EVERY == 0:
+                    bare.measure()
         own, syncs = Spread.of(times), Spread.of(bare.times)
         print(f"  one snapshot: {own}; the two syncs alone: {syncs}")
         more = f" median, p99 {own.p99 * 1e3:.2f}; the two syncs alone {syncs.p50 * 1e3:.2f}, p99 {syncs.p99 * 1e3:.2f}"
@@ -203,7 +208,7 @@ class Bench:
             self.runner.wait(lambda: group.snapshot("first"))
         before = journal_position(self.pool)
         with self.step(f"{self.count} snapshots, a write before each", self.count):
-            times = self.take(group, f"{self.size / TIB:g} TiB fully mapped", self.count)
+            times = self.take(group, f"{self.size / TIB:.3g} TiB fully mapped", self.count)
         print(
             f"  the first hundred {sum(times[:100]) * 10:.2f} ms each, the last hundred {sum(times[-100:]) * 10:.2f} ms"
         )
@@ -216,7 +221,7 @@ class Bench:
     def memory(self) -> None:
         used = map_bytes(self.pool)
         print(f"  the map: {used / MIB:,.0f} MiB; the process: {resident() / MIB:,.0f} MiB")
-        what = f"map memory, {self.size / TIB:g} TiB mapped, {self.count} snapshots"
+        what = f"map memory, {self.size / TIB:.3g} TiB mapped, {self.count} snapshots"
         self.goal(what, self.budget, used, "GiB", f"; the process {resident() / GIB:.2f}")
 
     def differences(self) -> None:
@@ -243,8 +248,8 @@ class Bench:
         [ranges] = found
         if int(ranges.lengths.sum()) != CHANGED:
             raise AssertionError(f"the diff finds {ranges.lengths.sum()} bytes changed, {CHANGED} were")
-        what = f"diff of two of {self.size / TIB:g} TiB, {CHANGED / GIB:g} GiB changed, {how}"
-        self.goal(what, DIFF_GOAL, took[0], "s", f", {len(ranges):,} ranges")
+        what = f"diff of two of {self.size / TIB:.3g} TiB, {CHANGED / GIB:g} GiB changed, {how}"
+        self.goal(what, DIFF_GOAL, took[0], "s", f" (CPU {took[1]:.2f}), {len(ranges):,} ranges")
 
     def reopen(self, what: str) -> None:
         self.close()
@@ -306,7 +311,13 @@ class Bench:
         with self.step(f"open with a full journal of {FULL_JOURNAL // MIB} MiB") as took:
             pool = open_pool(path, self.runner, tuning=self.tuning)
         batches = pool.statistics().counters["recovered_batches"]
-        self.goal("open with a full journal", OPEN_GOAL, took[0], "s", f", {batches:,} batches of 32 writes")
+        self.goal(
+            "open with a full journal",
+            OPEN_GOAL,
+            took[0],
+            "s",
+            f" (CPU {took[1]:.2f}), {batches:,} batches of 32 writes",
+        )
         self.runner.wait(pool.close)
 
 

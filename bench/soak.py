@@ -37,7 +37,11 @@ SOAKS = {
     "permits": Soak(("tests/system/test_permits.py",), 20, "aborts, resets and reinstating logins against writes"),
     "hostile": Soak(("tests/system/test_hostile.py",), 20, "malformed PDUs beside a verified client"),
     "model": Soak(("tests/model/test_model.py",), 10, "the protocol's model in wider bounds, and its broken rules"),
-    "crash": Soak(("tests/blockstore/test_crash.py",), 2, "power cut, or the process dead, at every I/O of traces"),
+    "crash": Soak(
+        tuple(f"tests/blockstore/test_{name}.py" for name in ("crash", "sqlite_faults", "kill_points", "model")),
+        2,
+        "power cut, or the process dead, at every I/O of traces",
+    ),
 }
 
 

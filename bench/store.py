@@ -1,15 +1,15 @@
-"""Price of the block store's hot paths, without a network: ``python bench/store.py [DIR]``.
+"""Price of the block store's hot paths, without a network: ``make bench NAME=store``.
 
-Each figure is the best of three rounds on an otherwise idle machine; the pool lies in DIR (default: a temporary one).
+Each figure is the best of three rounds on an otherwise idle machine.
 Reads are hot and verified; writes include journal append, map change and acknowledgement, not the sync.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import random
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -88,7 +88,9 @@ class Acknowledgements:
 
 
 def main() -> None:
-    base = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp(prefix="blockyard-bench-"))
+    parser = argparse.ArgumentParser(prog="make bench NAME=store", description=__doc__.splitlines()[0])
+    parser.add_argument("--store", type=Path, help="folder for the pool (default: a new temporary one)")
+    base = Path(tempfile.mkdtemp(prefix="blockyard-bench-", dir=parser.parse_args().store))
     runner = TickRunner()
     tuning = Tuning(unsynced_cap=16 << 30)  # the price of the path, not of the disk behind it
     pool = open_pool(base / "pool", runner, create=True, name="bench", journal_size=256 << 20, tuning=tuning)
@@ -153,8 +155,7 @@ def main() -> None:
     closed = pool.close()
     runner.settle()
     closed.result(0)
-    if len(sys.argv) == 1:
-        shutil.rmtree(base)
+    shutil.rmtree(base)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ class Progress:
 
     def __init__(self, verb: str) -> None:
         self._verb = verb
-        self._terminal = sys.stderr.isatty()
+        self.visible = sys.stderr.isatty()
         self._began = time.monotonic()
         self._shown = 0.0
         self._bytes = 0
@@ -43,13 +43,23 @@ class Progress:
         share = 100 * progress.done / progress.total if progress.total else 100.0
         damage = f", {progress.errors} damaged" if progress.errors else ""
         done = f"{size_text(progress.done)} of {size_text(progress.total)} {self._verb} ({share:.0f} %)"
-        self._draw(f"{done}, {self._rate(progress.done)}{damage}")
+        self._draw(f"{done}, {self._rate(progress.done)}{self._left(progress)}{damage}")
+
+    def _left(self, progress: transfers.Progress) -> str:
+        """The time that is left at the pace so far."""
+        if not 0 < progress.done < progress.total:
+            return ""
+        seconds = round((time.monotonic() - self._began) * (progress.total - progress.done) / progress.done)
+        hours, minutes = seconds // 3600, seconds // 60 % 60
+        if hours:
+            return f", {hours} h {minutes} min left"
+        return f", {minutes} min {seconds % 60} s left" if minutes else f", {seconds} s left"
 
     def _rate(self, done: int) -> str:
         return f"{size_text(int(done / max(time.monotonic() - self._began, 0.001)))}/s"
 
     def _draw(self, text: str) -> None:
         now = time.monotonic()
-        if self._terminal and now - self._shown >= _REFRESH:
+        if self.visible and now - self._shown >= _REFRESH:
             self._shown = now
             print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)

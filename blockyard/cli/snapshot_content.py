@@ -17,8 +17,10 @@ import typer
 from blockyard.cli.daemon import connect
 from blockyard.cli.output import Json, print_json, print_table, say, size_text
 from blockyard.cli.progress import Progress
+from blockyard.cli.sending import Passing, expected
 from blockyard.cli.values import group_and_snapshot
 from blockyard.errors import Internal, Invalid
+from blockyard.model import transfers
 from blockyard.model.transfers import Diff, DiffRange
 
 _CHUNK = 256 << 10  # bytes read from standard input at a time
@@ -92,10 +94,17 @@ def send(
         raise Invalid("standard output is a terminal: send the stream into a file or a pipe")
     out = sys.stdout.buffer
     with connect() as daemon, Progress("sent") as progress:
+        # What a resumed stream leaves out is not known here; and nobody counts what nobody sees.
+        total = expected(daemon, group, name, since) if progress.visible and resume is None else None
+        passing = Passing()
         try:
             for chunk in daemon.send_snapshot(group, name, base=since, resume=resume):
                 out.write(chunk)
-                progress.count(len(chunk))
+                passing.count(chunk)
+                if total is None:
+                    progress.count(len(chunk))
+                else:
+                    progress.show(transfers.Progress(done=min(passing.content, total), total=total))
             out.flush()
         except BrokenPipeError:
             # Else the interpreter would flush at its end, and say the same once more.

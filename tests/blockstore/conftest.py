@@ -9,8 +9,16 @@ import pytest
 
 from blockstore.check import check_directory
 from blockstore.memory import MemoryPool
+from tests.blockstore.fault_list import rules_of
 from tests.blockstore.powercut import TUNING, FakeDisk, open_disk
 from tests.blockstore.support import Driver, ManualRunner, Store
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """``-k rule_07`` finds the tests of an item of the fault list, wherever they are."""
+    for item in items:
+        test = item.nodeid.removeprefix("tests/").replace(".py::", "::").partition("[")[0]
+        item.extra_keyword_matches.update(rules_of(test))
 
 
 @pytest.fixture

@@ -107,7 +107,7 @@ class FakeFile:
         try:
             self.disk.fail_if_told("write-part", self.name)
         except OSError:
-            self._change(Event("write", self.name, offset, data[: len(data) // 2]))
+            self._change(Event("write", self.name, offset, data[: len(data) // 8]))
             raise
         self._change(Event("write", self.name, offset, data))
         self.disk.fail_if_told("write-after", self.name)
@@ -164,9 +164,9 @@ class FakeDisk:
         self.cold = False  # whether reads would block
         self.log_pages = 1000  # of SQLite's log, from which on a commit copies it into the database: its default
         self.faults: dict[tuple[str, str], list[int]] = {}
-        """(operation, file) -> errors of the next such operations, in order; 0 is no error. Operations: ``read``,
-        ``write`` (nothing was written), ``write-part`` (half was), ``write-after`` (all was), ``truncate``, ``sync``,
-        ``allocate``; and ``commit`` of meta.db, which fails before SQLite has begun it."""
+        """(operation, file) -> errors of the next such operations, in order; 0 is no error. Operations: ``read``;
+        ``write`` (nothing was written), ``write-part`` (an eighth was), ``write-after`` (all was); ``truncate``,
+        ``sync``, ``allocate``; and ``commit`` of meta.db, which fails before SQLite has begun it."""
         self._process = Process(self)
 
     def new_process(self) -> None:

@@ -69,6 +69,11 @@ class ManualRunner:
         then(error)
         return True
 
+    def set_work_aside(self) -> Callable[[], None]:
+        """No helper comes to what is waiting now, until the returned function is called."""
+        aside, self._work = self._work, deque()
+        return lambda: self._work.extend(aside)
+
     def settle(self) -> None:
         """Run until nothing is due and no helper works; the clock stands still."""
         while self.tick() or self.run_thread_work():

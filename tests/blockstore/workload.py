@@ -155,8 +155,8 @@ class Model:
         return self.history[floor.at(cut) : bisect_right(self.began, cut)]
 
 
-def observe(driver: Driver) -> State:
-    """The pool's state as its users see it. Makes clones to look into snapshots."""
+def observe(driver: Driver, *, forget: bool = False) -> State:
+    """The pool's state as its users see it. Makes clones to look into snapshots, and deletes them to ``forget``."""
     pool = driver.pool
     groups = dict(pool.groups)
     looks: dict[str, Future[Group]] = {}
@@ -170,6 +170,8 @@ def observe(driver: Driver) -> State:
         for place, group in places.items()
         for lun, volume in group.volumes.items()
     }
+    for place in looks if forget else ():
+        driver.wait(pool.delete_group(places[place].record.name))
     attributes = {name: (group.record.cache, group.record.clients) for name, group in groups.items()}
     return frozenset(attributes.items()), frozenset(rows)
 
@@ -190,6 +192,14 @@ def _content(driver: Driver, group: Group, lun: int) -> Frozen:
             found += [((offset + at) // GRAIN, crc32c(grain)) for at, grain in grains if grain != ZEROS]
         offset += length
     return tuple(found)
+
+
+def _copy_of(driver: Driver, group: Group) -> Volumes:
+    """The group's volumes, read."""
+    volumes = {lun: Disk(volume.size) for lun, volume in group.volumes.items()}
+    for lun, disk in volumes.items():
+        disk.put(0, driver.read(group.volumes[lun], 0, len(disk.bytes)))
+    return volumes
 
 
 # ------------------------------------------------------------------------------------------------- the workload
@@ -224,7 +234,7 @@ class Workload:
         self.variant = variant
         self.disk = FakeDisk()
         self.disk.log_pages = 30  # SQLite begins its log anew every few checkpoints
-        self.driver = variant.open(self.disk)
+        self.driver = self.open_pool()
         self.born_at = self.events
         """Events in the trace until the pool was made: before that there is none, or one without groups."""
         self.driver.runner.settle()
@@ -244,11 +254,19 @@ class Workload:
     def events(self) -> int:
         return len(self.disk.trace)
 
-    def run(self, decks: int = 1) -> None:
+    def open_pool(self) -> Driver:
+        return self.variant.open(self.disk)
+
+    def data_bytes(self) -> int:
+        """Length of the data file."""
+        return self.disk.files["data"].size()
+
+    def run(self, decks: int = 1, *, most: int | None = None) -> None:
+        """``most``: so many operations of each deck are enough."""
         for _ in range(decks):
             deck = list(_DECK)
             self.rng.shuffle(deck)
-            for verb in deck:
+            for verb in deck[:most]:
                 self.do(verb)
         self.driver.runner.settle()
 
@@ -257,6 +275,28 @@ class Workload:
         if getattr(self, f"_{verb.replace(' ', '_')}")() is not False:
             self.done[verb] += 1
         self._turn()
+
+    def do_together(self, verbs: list[str]) -> None:
+        """What joins one tick."""
+        for verb in verbs:
+            getattr(self, f"_{verb.replace(' ', '_')}")()
+            self.done[verb] += 1
+        self._turn()
+
+    def go_on_with(self, disk: FakeDisk) -> None:
+        """After a crash: the model is what was recovered, which the caller has judged; history begins anew."""
+        disk.log_pages = self.disk.log_pages
+        self.disk = disk
+        self.driver = self.open_pool()
+        self.model = Model()
+        for name, group in self.driver.pool.groups.items():
+            volumes = _copy_of(self.driver, group)
+            self._born(name, volumes, group.record.cache, group.record.clients)
+            for snapshot in group.snapshots:
+                look = self.driver.wait(self.driver.pool.clone_group(name, snapshot, "look", iqn="look", clients=[]))
+                self.model.snapshots[name][snapshot] = _copy_of(self.driver, look)
+                self.driver.wait(self.driver.pool.delete_group("look"))
+        self.model.flushed(self.events, self.model.record(0))
 
     # ------------------------------------------------------------------------------------------------ I/O
 
@@ -456,7 +496,7 @@ class Workload:
         self._open()
 
     def _open(self) -> None:
-        self.driver = self.variant.open(self.disk)
+        self.driver = self.open_pool()
         self.model.flushed(self.events, len(self.model.history) - 1)
 
     def _turn(self) -> None:
@@ -478,7 +518,7 @@ class Workload:
 
     def _free_blocks(self) -> int:
         """What a write finds without waiting for the file to grow."""
-        held = self.disk.files["data"].size() // GRAIN - 1
+        held = self.data_bytes() // GRAIN - 1
         return held - self.driver.pool.statistics().used // GRAIN
 
     def _delete_something(self) -> None:
