@@ -13,6 +13,7 @@ from blockyard.model import Value
 
 MAX_SOCKET_PATH = 107  # bytes; sun_path of unix(7) without its final zero
 MAX_POOL_SIZE = 1 << 50  # bytes; guessed, far above what one directory will hold
+MIN_MAP_MEMORY = 16 << 20  # bytes; below it, what one large command needs would be most of it
 MAX_WORKERS = 64  # guessed: more processes than any machine of the field has cores for
 
 _PORTAL = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.%a-z]+)\]|(?P<host>[^:\[\]\s]+)):(?P<port>\d{1,5})")
@@ -74,3 +75,7 @@ class ServeConfig(Value):
     api: Annotated[Path, BeforeValidator(api_path)]
     pool_size: int | None = Field(default=None, ge=1 << 20, le=MAX_POOL_SIZE)
     """Bytes that each pool may grow to; None: what the host file system has."""
+    map_memory: int | None = Field(default=None, ge=MIN_MAP_MEMORY, le=MAX_POOL_SIZE)
+    """Bytes of its maps that each pool keeps in memory; None: 1 GiB."""
+    private_frees: bool = True
+    """Whether a block is free as soon as the only entry that names it goes; else sweeps alone find what is free."""

@@ -50,6 +50,21 @@ def serve(
             metavar="SIZE", help="What each pool may grow to, such as 500G; at least 1M. [default: the file system]"
         ),
     ] = None,
+    map_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="How much of its maps each pool keeps in memory (3 GiB hold 1 TiB of data); the rest is read when it "
+            "is needed. At least 16M. [default: 1G]",
+        ),
+    ] = None,
+    private_frees: Annotated[
+        bool,
+        typer.Option(
+            "--private-frees/--no-private-frees",
+            help="Free overwritten blocks that nothing else shares at once; without, sweeps find all that is free.",
+        ),
+    ] = True,
 ) -> None:
     """Serve a store in the foreground, until SIGTERM or Ctrl-C."""
     config = {
@@ -59,13 +74,15 @@ def serve(
         "workers": workers,
         "create": create,
         "api": api or os.environ.get("BLOCKYARD_API") or DEFAULT_API,
-        "pool_size": None if pool_size is None else _bytes(pool_size),
+        "pool_size": None if pool_size is None else _bytes("--pool-size", pool_size),
+        "map_memory": None if map_memory is None else _bytes("--map-memory", map_memory),
+        "private_frees": private_frees,
     }
     os.execv(sys.executable, [sys.executable, "-m", "blockyard.daemon", json.dumps(config)])
 
 
-def _bytes(text: str) -> int:
+def _bytes(option: str, text: str) -> int:
     try:
         return names.parse_size(text)
     except ValueError as error:
-        raise Invalid(f"--pool-size: {error}") from None
+        raise Invalid(f"{option}: {error}") from None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
+from blockyard.config import ServeConfig
 from blockyard.daemon.backoff import Backoff
 from blockyard.errors import Invalid, ProductError, Unavailable
 from blockyard.model import Group, PoolState, Value
@@ -63,15 +64,19 @@ Spawn = Callable[[socket.socket], Awaitable[Process]]
 """Start a worker that has this end of the channel. The caller closes its own copy afterwards."""
 
 
-def spawn_worker(name: str, path: Path, size: int | None, advertise: str | None, *, create: bool) -> Spawn:
+def spawn_worker(name: str, path: Path, config: ServeConfig, *, create: bool) -> Spawn:
     """The real one: an exec'ed Python process; only stderr and its end of the channel are inherited."""
     command = [sys.executable, "-m", "blockyard.worker", "--pool", name, "--path", str(path)]
     if create:
         command += ["--create"]
-    if size is not None:
-        command += ["--pool-size", str(size)]
-    if advertise is not None:
-        command += ["--advertise", advertise]
+    if config.pool_size is not None:
+        command += ["--pool-size", str(config.pool_size)]
+    if config.map_memory is not None:
+        command += ["--map-memory", str(config.map_memory)]
+    if not config.private_frees:
+        command += ["--no-private-frees"]
+    if config.advertise is not None:
+        command += ["--advertise", str(config.advertise)]
 
     async def spawn(channel: socket.socket) -> Process:
         return await asyncio.create_subprocess_exec(

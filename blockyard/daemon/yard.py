@@ -43,7 +43,7 @@ class Yard:
         self.pools = {
             name: PoolWorker(
                 name,
-                spawn_worker(name, place.path, config.pool_size, advertise, create=place.create),
+                spawn_worker(name, place.path, config, create=place.create),
                 loop,
                 path=place.path,
                 opened=partial(self._note_served, store, name),

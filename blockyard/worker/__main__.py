@@ -6,10 +6,12 @@ import argparse
 import asyncio
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 
 import uvloop
 
+from blockstore.pool import Tuning
 from blockyard.rpc.log import set_up_log
 from blockyard.worker.process import Worker, open_or_create_store, open_store
 
@@ -21,13 +23,16 @@ def main() -> int:
     parser.add_argument("--path", type=Path, required=True, help="directory of the pool")
     parser.add_argument("--create", action="store_true", help="make the pool if there is none")
     parser.add_argument("--pool-size", type=int, default=None, help="bytes that the pool may grow to")
+    parser.add_argument("--map-memory", type=int, default=Tuning().map_memory, help="bytes of maps kept in memory")
+    parser.add_argument("--no-private-frees", action="store_true", help="let sweeps alone find what is free")
     parser.add_argument("--advertise", default=None, help="HOST:PORT that initiators are told to come to")
     options = parser.parse_args()
     set_up_log(options.pool)
     channel = socket.socket(fileno=options.fd)
     channel.set_inheritable(False)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        opener = open_or_create_store if options.create else open_store
+        tuning = Tuning(map_memory=options.map_memory, private_frees=not options.no_private_frees)
+        opener = partial(open_or_create_store if options.create else open_store, tuning=tuning)
         worker = Worker(options.pool, options.path, options.pool_size, opener, advertise=options.advertise)
         return runner.run(worker.run(channel))
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from blockstore.api import Corrupt, Invalid, Locked, Pool, Runner, StoreError
-from blockstore.pool import open_pool
+from blockstore.pool import Tuning, open_pool
 from blockyard.errors import ProductError, Unavailable
 from blockyard.model import Value
 from blockyard.rpc.calls import Adopt, Call, Nothing, Notice, Opened, OpenFailed, PipeEnd, Stop
@@ -38,14 +38,14 @@ Opener = Callable[[Path, str, Runner, int | None], Pool]
 """(directory, name, runner, cap in bytes) → the recovered pool; raises StoreError, OSError."""
 
 
-def open_store(path: Path, name: str, runner: Runner, size: int | None) -> Pool:
+def open_store(path: Path, name: str, runner: Runner, size: int | None, tuning: Tuning | None = None) -> Pool:
     """The embedded engine's pool, which must be there."""
-    return open_pool(path, runner, name=name, size_limit=size)
+    return open_pool(path, runner, name=name, size_limit=size, tuning=tuning)
 
 
-def open_or_create_store(path: Path, name: str, runner: Runner, size: int | None) -> Pool:
+def open_or_create_store(path: Path, name: str, runner: Runner, size: int | None, tuning: Tuning | None = None) -> Pool:
     """The embedded engine's pool; made if there is none yet."""
-    return open_pool(path, runner, create=True, name=name, size_limit=size)
+    return open_pool(path, runner, create=True, name=name, size_limit=size, tuning=tuning)
 
 
 class Worker:
