@@ -30,7 +30,7 @@ from blockstore.api import (
 )
 from blockstore.catalog import Catalog, GroupEntry, SnapshotEntry
 from blockstore.export_diff import Begin, Data, End, RbdRecord, Zero, parse_rbd
-from blockstore.group import OpenVolume, Plan
+from blockstore.group import OpenVolume, Plan, refuse_taken
 from blockstore.hold import Hold
 from blockstore.pool import EnginePool
 from blockstore.records import CloneMap, CreateMap, DeleteMap, Edit, ResizeMap, RollbackMap
@@ -56,6 +56,7 @@ class Receiver:
         self._iqn = iqn
         self._decoder = StreamDecoder()
         self._hold: Hold | None = None
+        self._base: SnapshotEntry | None = None
         self._staged: Staged | None = None
         self._volumes: dict[int, OpenVolume] = {}
         self._current: int | None = None  # LUN of the volume whose records come now
@@ -132,9 +133,7 @@ class Receiver:
         elif head.start > staged.position:
             raise Invalid(f"the stream goes on at {_place(head.start)}, but only {_place(staged.position)} is reached")
         self._staged, self._start = replace(staged, position=head.start), head.start
-        if head.base is not None:
-            _, base = _find_base(self._pool.catalog, self._name, head)
-            self._hold = Hold(self._pool.catalog, self._name, base.record.name)
+        self._base = self._keep_base(head)
         self._volumes = {lun: self._pool.open_volume(uuid4(), number) for lun, number in staged.maps.items()}
 
     def _plan_staging(self, head: Head) -> Plan[Staged]:
@@ -142,11 +141,8 @@ class Receiver:
         maps = {volume.lun: next_map + i for i, volume in enumerate(head.volumes)}
         staged = Staged(self._name, self._iqn, head, maps, START, 0)
         old: dict[int, tuple[int, int]] = {}  # map and size by LUN
-        if head.base is None:
-            self._refuse_existing()
-        else:
-            group, base = _find_base(self._pool.catalog, self._name, head)
-            self._refuse_written(group, base, head)
+        base = self._accept(head)
+        if base is not None:
             old = {volume.lun: (base.maps[volume.lun], volume.size) for volume in base.record.volumes}
         edits: list[Edit] = []
         for volume in head.volumes:
@@ -161,15 +157,32 @@ class Receiver:
                 edits.append(ResizeMap(maps[volume.lun], volume.size))
         return Plan((*edits, staged.put()), lambda: staged)
 
+    def _accept(self, head: Head) -> SnapshotEntry | None:
+        """The base of a stream that may come in now, None if it has none. Raises what refuses it."""
+        if head.base is None:
+            self._refuse_existing()
+            return None
+        group, base = _find_base(self._pool.catalog, self._name, head)
+        self._refuse_written(group, base, head)
+        return base
+
+    def _keep_base(self, head: Head) -> SnapshotEntry | None:
+        """The base, which nobody deletes until ``close``."""
+        if head.base is None:
+            return None
+        _, base = _find_base(self._pool.catalog, self._name, head)
+        self._hold = Hold(self._pool.catalog, self._name, base.record.name)
+        return base
+
     def _refuse_existing(self) -> None:
-        for other in self._pool.catalog.groups.values():
-            if other.record.name == self._name:
-                raise AlreadyExists(f"group {self._name} exists: a stream of everything makes a new group")
-            if other.record.iqn == self._iqn:
-                raise AlreadyExists(f"IQN {self._iqn} belongs to group {other.record.name}")
+        if self._name in self._pool.catalog.groups:
+            raise AlreadyExists(f"group {self._name} exists: a stream of everything makes a new group")
+        refuse_taken(self._pool.catalog, self._name, self._iqn)
 
     def _refuse_written(self, group: GroupEntry, base: SnapshotEntry, head: Head) -> None:
         """The group's volumes must be exactly the base's: their writes since would be lost without a word."""
+        if group.record.leaving is not None:
+            raise InUse(f"group {self._name} is leaving this pool: it does not change here any more")
         if head.to.name in self._pool.catalog.snapshots.get(group.record.uuid, {}):
             raise AlreadyExists(f"group {self._name} has a snapshot {head.to.name!r} already")
         maps = self._pool.blockmap.maps
@@ -212,7 +225,7 @@ class Receiver:
         head = self.staged.head
         size = next(volume.size for volume in head.volumes if volume.lun == piece.lun)
         if isinstance(record, Begin):
-            known = head.base.name if head.base and self._hold and piece.lun in self._hold.snapshot.maps else None
+            known = head.base.name if head.base and self._base and piece.lun in self._base.maps else None
             if self._current is not None or record.to != head.to.name or record.base != known:
                 raise Corrupt(f"stream: LUN {piece.lun} begins as {record.to!r} from {record.base!r}")
             if record.size != size:
