@@ -46,6 +46,8 @@ class Yard:
         directory = YardDirectory(self.pools)
         self._front_door = FrontDoor(loop, directory, directory.hand_over, advertise=advertise)
         self.operations = Operations(self.pools, version=__version__, store=str(store.path), portals=())
+        for pool in self.pools.values():
+            pool.on_opened = self.operations.moves.wake
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises Invalid, Locked before anything is served."""
@@ -79,17 +81,20 @@ class Yard:
         api = self._loop.create_task(server.serve(sockets=[api_socket.sock]))
         announcement = self._loop.create_task(self._announce(server))
         ending = self._loop.create_task(self._ending.wait())
+        moves = self._loop.create_task(self.operations.moves.run())
         try:
-            await _watch({api, ending, *workers}, until=(api, ending))
+            await _watch({api, ending, moves, *workers}, until=(api, ending))
             log.info("stopping")
         finally:
             await self._front_door.close()
             announcement.cancel()
             ending.cancel()
+            moves.cancel()
+            await self.operations.moves.close()
             server.stop()
             await asyncio.gather(*(pool.stop() for pool in self.pools.values()))
             await asyncio.gather(api, *workers)
-            await asyncio.gather(announcement, ending, return_exceptions=True)
+            await asyncio.gather(announcement, ending, moves, return_exceptions=True)
         log.info("stopped")
 
     async def _announce(self, server: ApiServer) -> None:
