@@ -126,6 +126,8 @@ class Moves:
                 task.cancel()
 
     async def _outcome(self, move: GroupMove, task: asyncio.Task[MoveReport]) -> Line:
+        if task.cancelled() and self._closing:
+            return _failure(Unavailable(f"the daemon is stopping{self._what_now(move)}"))
         if task.cancelled():
             return _failure(InUse(f"the move of group {move.group.name} was given up"))
         error = task.exception()

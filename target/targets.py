@@ -102,9 +102,6 @@ class Targets:
             stream.connection.refuse_login(LoginStatus.NOT_FOUND)
             log.info("login of %s from %s refused: no target %s", event.initiator_name, stream.peer, event.target_name)
             return
-        if node.retired:
-            stream.connection.refuse_login(LoginStatus.SERVICE_UNAVAILABLE)
-            return
         client = find_client(node.clients, event.initiator_name, host_of(stream.peer))
         if client is None:
             stream.connection.refuse_login(LoginStatus.AUTHORIZATION_FAILURE)

@@ -295,7 +295,8 @@ class Pool(Value):
 class Groups(Value):
     groups: tuple[Group, ...]
     unavailable: tuple[str, ...] = ()
-    """One sentence for each pool whose groups are not known, or known only from before its worker died."""
+    """One sentence for each pool whose groups are not known, or known only from before its worker died, and for each
+    group of which two pools have copies that no move explains."""
 
 
 class Swept(Value):
