@@ -67,6 +67,7 @@ class Moves:
             return _nothing_to_do(group, source)
         await self._check(group, source, to)
         self.refuse_moving(group)  # another may have begun meanwhile
+        log.info("group %s begins to move from %s to %s", group.name, source.name, to.name)
         move = GroupMove(group, source, to, rate, self.reached)
         task = asyncio.ensure_future(self._run(move))
         self._running[group.uuid] = move, task
