@@ -196,6 +196,19 @@ class GroupRecord:
     """Invariant: greater than every LUN number ever used in this group (numbers are never used again)."""
     origin: str | None = None
     """``group@snapshot`` that it was cloned from."""
+    generation: int = 1
+    """Of two copies of one group, in two pools, the one with the higher generation is the group."""
+    leaving: UUID | None = None
+    """The pool that the group is going to: this copy is not served, and does not change, unless it stays after all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """What a group was at the moment from which this pool does not serve it."""
+
+    group: GroupRecord
+    last: SnapshotRecord
+    """Of that moment: what the other pool must have before it may serve the group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +338,14 @@ class Group(Protocol):
     def update(
         self, *, clients: Sequence[ClientRecord] | None = None, cache: CachePolicy | None = None
     ) -> Future[GroupRecord]: ...
+
+    def leave(self, to: UUID, snapshot: str, chain: str) -> Future[Departure]:
+        """Stop serving, in one batch with a last snapshot of that name: from then on the volumes refuse all I/O and the
+        group no change, until ``stay`` or its deletion. ``chain``: ``chain_digest`` of the snapshots that the pool
+        ``to`` has. Raises Busy if the group has others."""
+
+    def stay(self) -> Future[GroupRecord]:
+        """Take a ``leave`` back: serve again, two generations on, above whatever the other pool may have made."""
 
     def mapped_bytes(self, lun: int) -> int:
         """Bytes of the volume that are mapped (whoever shares them)."""

@@ -154,6 +154,8 @@ def _group_to_json(entry: GroupEntry) -> Json:
         "volumes": [_volume_to_json(volume, entry.maps) for volume in record.volumes],
         "next_lun": record.next_lun,
         "origin": record.origin,
+        **({"generation": record.generation} if record.generation != 1 else {}),
+        **({"leaving": record.leaving.hex} if record.leaving is not None else {}),
     }
 
 
@@ -169,6 +171,8 @@ def _group_from_json(value: Json) -> GroupEntry:
         volumes=volumes,
         next_lun=int(value["next_lun"]),
         origin=value["origin"],
+        generation=int(value.get("generation", 1)),
+        leaving=UUID(value["leaving"]) if "leaving" in value else None,
     )
     return GroupEntry(record, _maps_from_json(value["volumes"]))
 

@@ -25,7 +25,7 @@ from blockstore.checkpoint import MetaDb
 from blockstore.device import Directory, File, HostDirectory
 from blockstore.layout import BLOCK_MASK, LEAF_ENTRIES, LEAF_SHIFT, PRIVATE_BIT, UNIT, UNIT_SHIFT
 from blockstore.recovery import Replay, open_files, replay
-from blockstore.staging import staged_receives
+from blockstore.staging import arrivals, staged_receives
 
 RULES = {
     1: "data, meta.db and journals carry one uuid and a known version",
@@ -265,10 +265,13 @@ def check_catalog(catalog: Catalog, blockmap: BlockMap) -> Iterator[Finding]:
         yield from _check_volumes(f"group {record.name}", record.volumes, entry.maps, blockmap)
         if any(volume.lun >= record.next_lun for volume in record.volumes):
             yield Finding(13, f"group {record.name}: a LUN is not below next_lun {record.next_lun}")
+    arriving = {arrival.group for arrival in arrivals(catalog)}
+    for group in sorted(arriving & groups.keys()):
+        yield Finding(13, f"group {groups[group].record.name} is here, and arriving too")
     for snapshot in _snapshots(catalog):
         named.update(snapshot.maps.values())
         what = f"snapshot {snapshot.record.name}"
-        if snapshot.group not in groups:
+        if snapshot.group not in groups and snapshot.group not in arriving:
             yield Finding(13, f"{what}: its group {snapshot.group} is not there")
         yield from _check_volumes(what, snapshot.record.volumes, snapshot.maps, blockmap)
     for staged in staged_receives(catalog):

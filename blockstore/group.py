@@ -9,6 +9,7 @@ Invariants: a map number is used once; a LUN number is used once per group; an i
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,10 +23,13 @@ from blockstore.api import (
     MAX_LUN,
     MAX_VOLUME_SIZE,
     AlreadyExists,
+    Busy,
     CachePolicy,
     ClientRecord,
+    Departure,
     Group,
     GroupRecord,
+    InUse,
     Invalid,
     NewVolume,
     NotFound,
@@ -121,9 +125,10 @@ class StoreGroup:
         self.refresh(entry)
 
     def refresh(self, entry: GroupEntry) -> None:
-        """Follow the catalogue: open what is new, detach what is gone."""
+        """Follow the catalogue: open what is new, detach what is gone. Of a group that is leaving nothing is open: what
+        was acknowledged after its last snapshot would be lost."""
         self._entry = entry
-        wanted = {volume.lun: volume for volume in entry.record.volumes}
+        wanted = {volume.lun: volume for volume in entry.record.volumes if entry.record.leaving is None}
         for lun in [lun for lun in self._volumes if lun not in wanted]:
             self._volumes.pop(lun).detach()
         for lun, record in wanted.items():
@@ -157,6 +162,7 @@ class StoreGroup:
 
     def delete_snapshot(self, name: str) -> Future[None]:
         def prepare() -> Plan[None]:
+            self._changeable()
             entry = self._snapshot_entry(name)
             refuse_held(self._engine.catalog, entry)
             maps = tuple(DeleteMap(number) for number in entry.maps.values())
@@ -169,13 +175,13 @@ class StoreGroup:
             target = self._snapshot_entry(name)
             before, edits = self._plan_snapshot(self._rollback_name(), self._engine.next_map)
             next_map = self._engine.next_map + len(before.maps)
-            return Plan((*edits, *_plan_rollback(self._current(), target, next_map)), lambda: before.record)
+            return Plan((*edits, *_plan_rollback(self._changeable(), target, next_map)), lambda: before.record)
 
         return self._engine.control(prepare)
 
     def add_volume(self, new: NewVolume) -> Future[VolumeRecord]:
         def prepare() -> Plan[VolumeRecord]:
-            entry = self._current()
+            entry = self._changeable()
             added, edits = _plan_volumes(entry, (new,), self._engine.next_map)
             return Plan((*edits, added.put()), lambda: added.record.volumes[-1])
 
@@ -183,7 +189,7 @@ class StoreGroup:
 
     def resize(self, lun: int, size: int) -> Future[VolumeRecord]:
         def prepare() -> Plan[VolumeRecord]:
-            entry = self._current()
+            entry = self._changeable()
             volume = _volume(entry, lun)
             _check_size(size)
             if size < volume.size:
@@ -195,7 +201,7 @@ class StoreGroup:
 
     def remove_volume(self, lun: int) -> Future[None]:
         def prepare() -> Plan[None]:
-            entry = self._current()
+            entry = self._changeable()
             _volume(entry, lun)
             left = tuple(volume for volume in entry.record.volumes if volume.lun != lun)
             maps = {other: number for other, number in entry.maps.items() if other != lun}
@@ -208,13 +214,37 @@ class StoreGroup:
         self, *, clients: Sequence[ClientRecord] | None = None, cache: CachePolicy | None = None
     ) -> Future[GroupRecord]:
         def prepare() -> Plan[GroupRecord]:
-            entry = self._current()
+            entry = self._changeable()
             record = entry.record
             if clients is not None:
                 record = replace(record, clients=tuple(clients))
             if cache is not None:
                 record = replace(record, cache=cache)
             return Plan((GroupEntry(record, entry.maps).put(),), lambda: record)
+
+        return self._engine.control(prepare)
+
+    def leave(self, to: UUID, snapshot: str, chain: str) -> Future[Departure]:
+        def prepare() -> Plan[Departure]:
+            group = self._changeable()
+            there = self._engine.catalog.snapshots.get(self._uuid, {})
+            if chain_digest(entry.record.uuid for entry in there.values()) != chain:
+                raise Busy(f"snapshots of group {group.record.name} were taken or deleted meanwhile")
+            last, edits = self._plan_snapshot(snapshot, self._engine.next_map)
+            departed = replace(group.record, leaving=to)
+            return Plan((*edits, GroupEntry(departed, group.maps).put()), lambda: Departure(departed, last.record))
+
+        return self._engine.control(prepare)
+
+    def stay(self) -> Future[GroupRecord]:
+        def prepare() -> Plan[GroupRecord]:
+            entry = self._current()
+            record = entry.record
+            if record.leaving is None:
+                return Plan((), lambda: record)
+            # The pool that it was going to makes ``generation + 1`` of it: that must not win if it turns up later.
+            staying = replace(record, leaving=None, generation=record.generation + 2)
+            return Plan((GroupEntry(staying, entry.maps).put(),), lambda: staying)
 
         return self._engine.control(prepare)
 
@@ -233,6 +263,13 @@ class StoreGroup:
             raise NotFound(f"group {self._entry.record.name} was deleted")
         return entry
 
+    def _changeable(self) -> GroupEntry:
+        """As ``_current``; InUse while the group is leaving."""
+        entry = self._current()
+        if entry.record.leaving is not None:
+            raise InUse(f"group {entry.record.name} is leaving this pool: it does not change here any more")
+        return entry
+
     def _snapshot_entry(self, name: str) -> SnapshotEntry:
         self._current()
         entry = self._engine.catalog.snapshots.get(self._uuid, {}).get(name)
@@ -241,7 +278,7 @@ class StoreGroup:
         return entry
 
     def _plan_snapshot(self, name: str, next_map: int) -> tuple[SnapshotEntry, tuple[Edit, ...]]:
-        group = self._current()
+        group = self._changeable()
         if name in self._engine.catalog.snapshots.get(self._uuid, {}):
             raise AlreadyExists(f"group {group.record.name} has a snapshot {name!r} already")
         maps = {volume.lun: next_map + i for i, volume in enumerate(group.record.volumes)}
@@ -351,11 +388,21 @@ class GroupTable:
         _check_name("group", name)
         if not iqn or len(iqn.encode()) > _MAX_IQN:
             raise Invalid(f"IQN {iqn!r}: allowed are 1 to {_MAX_IQN} bytes")
-        for other in self._engine.catalog.groups.values():
-            if other.record.name == name:
-                raise AlreadyExists(f"group {name} exists already")
-            if other.record.iqn == iqn:
-                raise AlreadyExists(f"IQN {iqn} belongs to group {other.record.name}")
+        refuse_taken(self._engine.catalog, name, iqn)
+
+
+def refuse_taken(catalog: Catalog, name: str, iqn: str) -> None:
+    """Raises AlreadyExists."""
+    for other in catalog.groups.values():
+        if other.record.name == name:
+            raise AlreadyExists(f"group {name} exists already")
+        if other.record.iqn == iqn:
+            raise AlreadyExists(f"IQN {iqn} belongs to group {other.record.name}")
+
+
+def chain_digest(snapshots: Iterable[UUID]) -> str:
+    """One word for a set of snapshots, to compare those of a group in two pools."""
+    return hashlib.sha256(b"".join(sorted(snapshot.bytes for snapshot in snapshots))).hexdigest()
 
 
 def widen(future: Future[StoreGroup]) -> Future[Group]:

@@ -28,7 +28,7 @@ from blockstore.blockmap import BlockMap
 from blockstore.layout import FormatError
 from blockstore.marking import Found, Marking, Report
 from blockstore.space import Space, Unavailable
-from blockstore.steps import Steps, answered, in_thread, pause, run
+from blockstore.steps import Steps, all_answered, in_thread, pause, run
 
 _NODES_PER_SLICE = 8192
 _RUNS_PER_SLICE = 32768  # made from an array in one go: about 3 ms
@@ -191,7 +191,7 @@ class Sweep:
     def _attempt(self, newest: bool) -> Steps[Found | None]:
         """None when it has to be tried again: another image was committed meanwhile, or this one had to be let go."""
         if newest:
-            yield answered(self._checkpoint)
+            yield all_answered([self._checkpoint])
         marker = self._marker = self._make_marker()
         self._interrupted = False
         self.progress = 0.0

@@ -26,7 +26,7 @@ from blockstore.diff import Absent, Changes
 from blockstore.layout import BLOCK_MASK, LEAF_ENTRIES, LEAF_SHIFT, PAGE_NODE, PRIVATE_BIT, UNIT, UNIT_SHIFT
 from blockstore.pool import EnginePool
 from blockstore.reading import concatenate, select
-from blockstore.staging import staged_receives
+from blockstore.staging import arrivals, staged_receives
 from blockstore.steps import Steps, in_thread, pause, run
 from blockstore.volume import runs_of_blocks
 
@@ -256,13 +256,13 @@ def _places(pool: EnginePool) -> list[Place]:
     catalog = pool.catalog
     groups = sorted(catalog.groups.values(), key=lambda each: each.record.name)
     places = [Place(e.record.name, None, v.lun, v.name, e.maps[v.lun]) for e in groups for v in e.record.volumes]
-    for entry in groups:
-        snapshots = catalog.snapshots.get(entry.record.uuid, {}).values()
+    named = [(each.record.uuid, each.record.name) for each in groups]
+    named += [(arrival.group, arrival.name) for arrival in arrivals(catalog)]
+    for uuid, group in named:
+        snapshots = catalog.snapshots.get(uuid, {}).values()
         for snapshot in sorted(snapshots, key=lambda each: each.record.created):
             name = snapshot.record.name
-            places += (
-                Place(entry.record.name, name, v.lun, v.name, snapshot.maps[v.lun]) for v in snapshot.record.volumes
-            )
+            places += (Place(group, name, v.lun, v.name, snapshot.maps[v.lun]) for v in snapshot.record.volumes)
     for staged in staged_receives(catalog):
         names = {volume.lun: volume.name for volume in staged.head.volumes}
         places += (Place(staged.name, staged.head.to.name, lun, names[lun], n) for lun, n in staged.maps.items())

@@ -7,7 +7,7 @@ no longer than the work between two ``yield``s; bytes are read, checked and pack
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -74,15 +74,24 @@ def in_thread(runner: Runner, work: Callable[[], T]) -> Future[T]:
     return future
 
 
-def answered(start: Callable[[Done], None]) -> Future[None]:
-    """``start(done)`` as a future."""
+def all_answered(starts: Sequence[Callable[[Done], None]]) -> Future[None]:
+    """Start all of them at once; answered when the last of them is, with the first error if there was any."""
     future: Future[None] = Future()
+    left = len(starts)
+    first: Exception | None = None
 
     def done(error: Exception | None) -> None:
-        if error is None:
-            future.set_result(None)
-        else:
-            future.set_exception(error)
+        nonlocal left, first
+        left -= 1
+        first = first or error
+        if left == 0:
+            if first is None:
+                future.set_result(None)
+            else:
+                future.set_exception(first)
 
-    start(done)
+    if not starts:
+        future.set_result(None)
+    for start in starts:
+        start(done)
     return future

@@ -25,6 +25,7 @@ from blockyard.model import (
     GroupChange,
     Groups,
     Health,
+    MoveRequest,
     NewGroup,
     NewSize,
     NewSnapshot,
@@ -89,6 +90,13 @@ class BlockyardClient:
 
     def rollback_group(self, name: str, asked: RollbackRequest) -> Snapshot:
         return self._ask(Snapshot, "POST", f"/groups/{quote(name)}:rollback", asked)
+
+    def move_group(self, name: str, asked: MoveRequest) -> Iterator[Line]:
+        """How far it is, then the report. Closing the iterator before the cut-over gives the move up."""
+        return self._lines("POST", f"/groups/{quote(name)}:move", {}, asked)
+
+    def abort_move(self, name: str) -> None:
+        self._send("DELETE", f"/groups/{quote(name)}/move")
 
     # --- volumes, snapshots, clients -------------------------------------------------------------------------------
 
@@ -209,21 +217,23 @@ class BlockyardClient:
 
     @contextmanager
     def _streamed(
-        self, method: str, path: str, params: dict[str, Any], content: Iterator[bytes] | None = None
+        self, method: str, path: str, params: dict[str, Any], content: Iterator[bytes] | Value | None = None
     ) -> Iterator[httpx.Response]:
         """A verb whose body or answer takes as long as it takes."""
+        body = content.model_dump_json().encode() if isinstance(content, Value) else content
+        headers = {"content-type": "application/json"} if isinstance(content, Value) else None
         with (
             self._reached(method, path),
-            self._http.stream(method, path, params=params, content=content, timeout=None) as response,
+            self._http.stream(method, path, params=params, content=body, headers=headers, timeout=None) as response,
         ):
             if response.is_error:
                 response.read()
                 raise _refusal(response)
             yield response
 
-    def _lines(self, method: str, path: str, params: dict[str, Any]) -> Iterator[Line]:
+    def _lines(self, method: str, path: str, params: dict[str, Any], body: Value | None = None) -> Iterator[Line]:
         """Raises what the last line says when that is a failure."""
-        with self._streamed(method, path, params) as response:
+        with self._streamed(method, path, params, body) as response:
             for text in response.iter_lines():
                 line = Line.model_validate_json(text)
                 if line.failure is not None:

@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 from uuid import UUID
 
 from blockyard.errors import AlreadyExists, Invalid, NotFound, ProductError, Unavailable
+from blockyard.group_move import RESERVED
 from blockyard.model import (
     Cache,
     Client,
@@ -22,6 +23,7 @@ from blockyard.model import (
     Group,
     Groups,
     Health,
+    MoveRequest,
     NewGroup,
     Pool,
     PoolState,
@@ -34,7 +36,9 @@ from blockyard.model import (
     VolumeSpec,
     names,
 )
+from blockyard.model.moves import owner
 from blockyard.model.transfers import Receive
+from blockyard.moves import Moves, copies
 from blockyard.rpc import calls
 from blockyard.rpc.calls import Call
 from blockyard.rpc.pipe import Pipe, download, upload
@@ -64,6 +68,8 @@ class PoolHandle(Protocol):
     @property
     def groups(self) -> Mapping[str, Group]: ...
     @property
+    def arrivals(self) -> Mapping[UUID, str]: ...
+    @property
     def reported(self) -> bool: ...
     @property
     def serving(self) -> bool: ...
@@ -84,6 +90,7 @@ class Operations:
         self._version = version
         self._store = store
         self.portals: tuple[str, ...] = tuple(portals)
+        self.moves = Moves(pools)
         # Names are unique over all pools, so two verbs that make a group must not decide at the same time.
         self._naming = asyncio.Lock()
 
@@ -128,21 +135,34 @@ class Operations:
     async def list_groups(self) -> Groups:
         """All that is known, groups of pools that are down included."""
         await self._wait_settled()
-        shown = [self._with_portals(group) for pool in self._pools.values() for group in self._known(pool)]
+        shown = [self._with_portals(self._known(name)) for name in self._names()]
         counts = await self._session_counts()
         groups = [group.model_copy(update={"sessions": counts.get(group.name, group.sessions)}) for group in shown]
-        return Groups(groups=tuple(sorted(groups, key=lambda each: each.name)), unavailable=self._unavailable())
+        sentences = (*self._unavailable(), *self.moves.sentences())
+        return Groups(groups=tuple(sorted(groups, key=lambda each: each.name)), unavailable=sentences)
 
     async def show_group(self, name: str, *, usage: bool = False) -> Group:
         """With figures of this moment; while its pool is down, as it was reported last. ``usage``: count exclusive and
         reclaimable bytes too."""
+        await self._wait_settled()
+        found = owner(copies(self._pools, name))
+        if found is None and copies(self._pools, name):
+            return self._with_portals(self._known(name))
         pool = await self._pool_of(name)
         if not pool.serving:
-            return self._with_portals(next(group for group in self._known(pool) if group.name == name))
+            return self._with_portals(self._known(name))
         return self._with_portals(await pool.call(calls.ShowGroup(group=name, usage=usage), seconds=GLANCE))
 
     async def delete_group(self, name: str, *, force: bool) -> None:
-        await self._ask(name, calls.DeleteGroup(group=name, force=force))
+        """With what an unfinished move has copied of it. Raises InUse while it moves."""
+        pool = await self._pool_of(name)
+        group = pool.groups[name]
+        self.moves.refuse_moving(group)
+        await pool.call(calls.DeleteGroup(group=name, force=force))
+        for other in self._pools.values():
+            if group.uuid in other.arrivals:
+                await other.call(calls.AbortArrival(group=group.uuid), seconds=None)
+        self.moves.wake()
 
     async def set_cache(self, name: str, cache: Cache) -> Group:
         return self._with_portals(await self._ask(name, calls.SetCache(group=name, cache=cache)))
@@ -150,6 +170,36 @@ class Operations:
     async def rollback_group(self, name: str, asked: RollbackRequest) -> Snapshot:
         """The answer is the automatic snapshot of what was there before."""
         return await self._ask(name, calls.RollbackGroup(group=name, snapshot=asked.snapshot, force=asked.force))
+
+    async def move_group(self, name: str, asked: MoveRequest) -> AsyncIterator[bytes]:
+        """To another pool, with all its snapshots and identities. Lines, as ``diff_snapshots``: how far it is, then
+        ``transfers.Line.moved``. Moving it to where it is changes nothing."""
+        to = self._pool(asked.to)
+        await self._wait_settled()
+        if asked.force:
+            await self._take_back(name, to)
+        source = await self._pool_of(name)
+        group = source.groups[name]
+        return await self.moves.begin(group, source, to, asked.rate)
+
+    async def _take_back(self, name: str, pool: PoolHandle) -> None:
+        """Serve the copy in ``pool`` though it is not known whether the group has arrived where it was leaving for:
+        that pool is lost."""
+        if owner(copies(self._pools, name)) is None and name in pool.groups:
+            await pool.call(calls.StayGroup(group=name))
+
+    async def abort_move(self, name: str) -> None:
+        """Give up a move that has not come to its cut-over, and forget what it copied. Raises NotFound, InUse."""
+        await self._wait_settled()
+        if copies(self._pools, name):
+            source = await self._pool_of(name)
+            await self.moves.abort(source.groups[name], source)
+            return
+        orphans = [(uuid, pool) for pool in self._pools.values() for uuid, of in pool.arrivals.items() if of == name]
+        if not orphans:
+            raise NotFound(f"no group is named {name}, and none of that name is being moved")
+        for uuid, pool in orphans:
+            await pool.call(calls.AbortArrival(group=uuid), seconds=None)
 
     # --- what is in a group ----------------------------------------------------------------------------------------
 
@@ -180,6 +230,8 @@ class Operations:
         """Not repeatable: the same name later would be another moment, so it raises AlreadyExists."""
         if name.startswith(AUTOMATIC):
             raise Invalid(f"snapshot names that begin with {AUTOMATIC} are kept for those that a rollback takes")
+        if name.startswith(RESERVED):
+            raise Invalid(f"snapshot names that begin with {RESERVED} are kept for those that a move takes")
         return await self._ask(group, calls.CreateSnapshot(group=group, name=name))
 
     async def delete_snapshot(self, group: str, name: str) -> None:
@@ -290,9 +342,13 @@ class Operations:
     async def _owner_of_name(self, group: str) -> PoolHandle | None:
         """The pool that has ``group``, None if none has. Raises Unavailable if that cannot be known."""
         await self._wait_settled()
-        for pool in self._pools.values():
-            if group in pool.groups:
-                return pool
+        found = copies(self._pools, group)
+        serving = owner(found)
+        if serving is not None:
+            return serving[0]
+        if found:
+            where = " and ".join(pool.name for pool, _ in found)
+            raise Unavailable(f"group {group} is moving from pool {where}: whether it has arrived is not known yet")
         for pool in self._pools.values():
             if not pool.reported:
                 raise Unavailable(
@@ -343,13 +399,22 @@ class Operations:
 
     # --- putting answers together ----------------------------------------------------------------------------------
 
-    def _known(self, pool: PoolHandle) -> list[Group]:
-        if pool.serving:
-            return list(pool.groups.values())
-        return [group.model_copy(update={"state": pool.state, "sessions": 0}) for group in pool.groups.values()]
+    def _names(self) -> set[str]:
+        return {name for pool in self._pools.values() for name in pool.groups}
+
+    def _known(self, name: str) -> Group:
+        """The group as it was reported last, by the pool that has it."""
+        found = copies(self._pools, name)
+        serving = owner(found)
+        if serving is None:
+            _, newest = max(found, key=lambda copy: copy[1].generation)
+            return newest.model_copy(update={"state": PoolState.MOVING, "sessions": 0})
+        pool, group = serving
+        return group if pool.serving else group.model_copy(update={"state": pool.state, "sessions": 0})
 
     def _with_portals(self, group: Group) -> Group:
-        return group.model_copy(update={"portals": self.portals})
+        """With what the yard knows of it, and its pool does not."""
+        return group.model_copy(update={"portals": self.portals, "move": self.moves.progress(group)})
 
     def _unavailable(self) -> tuple[str, ...]:
         return tuple(

@@ -130,7 +130,7 @@ class TargetNode:
         """By initiator name and ISID: with the one portal group that is the I_T nexus."""
         self._barrier = barrier
         self.retired = False
-        """No session begins any more: the group is being deleted or rolled back."""
+        """No session begins: the group is being deleted or rolled back, or is moving to another pool."""
         self._sizes: dict[int, int] = {}
         self._write_through: dict[int, bool] = {}
         self._last_tsih = 0
@@ -393,6 +393,16 @@ class TargetNode:
     async def wait_empty(self) -> None:
         """Until no session is left."""
         await self._empty.wait()
+
+    def send_away(self, reason: str) -> None:
+        """End every session now, and ask its initiator to come again at once: without being asked it waits as long as
+        DefaultTime2Wait says, which is 2 s (RFC 7143 11.9.1, event 3: Parameter2 is Time2Wait)."""
+        for session in tuple(self.sessions.values()):
+            connection = session.stream.connection
+            if not connection.closing:
+                connection.send_async(AsyncEvent.DROP_SESSION, parameter2=0)
+                session.stream.flush()
+            session.stream.close(reason)
 
     def drop(self, reason: str) -> None:
         """End every session now."""

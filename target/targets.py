@@ -51,6 +51,7 @@ class Targets:
         node = self._nodes.get(iqn.lower())
         if node is None:
             node = self._nodes[iqn.lower()] = TargetNode(iqn, self._barrier, self._advertise)
+        node.retired = False
         node.project(group)
 
     async def remove(self, iqn: str) -> None:
@@ -64,6 +65,14 @@ class Targets:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(node.wait_empty(), DRAIN_SECONDS)
         node.drop("the target was removed")
+
+    def stand_down(self, iqn: str) -> None:
+        """Serve nobody until ``put``: sessions end now, and what they are writing and is not committed never lands.
+        Logins are answered 03/01, so that initiators come again, and find the target wherever it is then."""
+        node = self._nodes.get(iqn.lower())
+        if node is not None:
+            node.retired = True
+            node.send_away("the group is moving to another pool")
 
     def sessions(self) -> list[SessionInfo]:
         return [info for node in self._nodes.values() for info in node.infos()]

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,22 @@ STOP_SECONDS = 20.0
 """What SIGTERM may take; longer is a defect."""
 
 
+class Refused(subprocess.CalledProcessError):
+    def __str__(self) -> str:
+        return f"{super().__str__()}\n{self.stderr}"
+
+
 class Product:
     """A daemon with a store in ``folder``. As a context manager it runs inside the ``with``."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, launcher: Sequence[str] = (str(BLOCKYARD),)) -> None:
+        """``launcher``: what is run with ``serve`` and its options."""
         self.store = folder / "store"
         self.api = f"unix:{folder / 'api.sock'}"
         self.log = folder / "daemon.log"
         self.port = free_port()
         self._options = options
+        self._launcher = launcher
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -50,7 +58,7 @@ class Product:
         where = ["--portal", f"127.0.0.1:{self.port}", "--api", self.api]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [str(BLOCKYARD), "serve", "--create", "--store", str(self.store), *where, *self._options],
+                [*self._launcher, "serve", "--create", "--store", str(self.store), *where, *self._options],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -97,7 +105,7 @@ class Product:
             timeout=60,
         )
         if done.returncode:
-            raise subprocess.CalledProcessError(done.returncode, done.args, done.stdout, done.stderr)
+            raise Refused(done.returncode, done.args, done.stdout, done.stderr)
         return json.loads(done.stdout) if done.stdout.strip() else None
 
     def try_cli(self, *arguments: str) -> Any | None:

@@ -60,7 +60,15 @@ ROOMS = {
     ),
     "blockyard.operations": Room(
         "the verbs know nouns and RPC, not the libraries under them nor the faces over them",
-        ("blockyard.operations", "blockyard.model", "blockyard.errors", "blockyard.rpc", "blockyard.names"),
+        ("blockyard.operations", "blockyard.moves", "blockyard.group_move", "blockyard.model", "blockyard.errors",
+         "blockyard.rpc", "blockyard.names"),
+    ),
+    "blockyard.moves": Room(
+        "a move is a verb: it knows nouns and RPC",
+        ("blockyard.group_move", "blockyard.model", "blockyard.errors", "blockyard.rpc"),
+    ),
+    "blockyard.group_move": Room(
+        "the steps of a move know nouns and RPC", ("blockyard.model", "blockyard.errors", "blockyard.rpc")
     ),
     "blockyard.api": Room(
         "REST is thin over the verbs",

@@ -1,11 +1,21 @@
-"""/v1/groups: create, show, change, delete, clone, roll back."""
+"""/v1/groups: create, show, change, delete, clone, roll back, move."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Response, status
+from fastapi.responses import StreamingResponse
 
 from blockyard.api.verbs import Verbs
-from blockyard.model import CloneRequest, Group, GroupChange, Groups, NewGroup, RollbackRequest, Snapshot
+from blockyard.model import (
+    CloneRequest,
+    Group,
+    GroupChange,
+    Groups,
+    MoveRequest,
+    NewGroup,
+    RollbackRequest,
+    Snapshot,
+)
 
 router = APIRouter(prefix="/groups", tags=["groups"])
 
@@ -52,3 +62,16 @@ async def clone_group(name: str, asked: CloneRequest, verbs: Verbs, response: Re
 async def rollback_group(name: str, asked: RollbackRequest, verbs: Verbs) -> Snapshot:
     """The answer is the automatic snapshot of what was there before."""
     return await verbs.rollback_group(name, asked)
+
+
+@router.post("/{name}:move")
+async def move_group(name: str, asked: MoveRequest, verbs: Verbs) -> StreamingResponse:
+    """To another pool, while it is served. How far it is, then the report, one JSON value a line; a failure after the
+    first line is the last one. Whoever goes away before the cut-over gives the move up."""
+    return StreamingResponse(await verbs.move_group(name, asked), media_type="application/x-ndjson")
+
+
+@router.delete("/{name}/move", status_code=status.HTTP_204_NO_CONTENT)
+async def abort_move(name: str, verbs: Verbs) -> None:
+    """Give up a move that has not come to its cut-over, and forget what it copied."""
+    await verbs.abort_move(name)

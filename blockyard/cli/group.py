@@ -1,4 +1,4 @@
-"""blockyard group: create, show, ls, set, clone, rollback, rm."""
+"""blockyard group: create, show, ls, set, clone, rollback, move, rm."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from blockyard.cli.daemon import connect
+from blockyard.cli.group_move import move, move_text
 from blockyard.cli.next_step import after_group
 from blockyard.cli.output import (
     Force,
@@ -104,7 +105,8 @@ def _print_group(group: Group) -> None:
             ("IQN", group.iqn),
             ("Portals", ", ".join(group.portals)),
             ("State", state_text(group.state)),
-            ("Pool", group.pool),
+            ("Pool", f"{group.pool}, generation {group.generation}"),
+            *([("Move", move_text(group.move))] if group.move else []),
             ("Cache", group.cache),
             ("Created", time_text(group.created)),
             *([("Clone of", group.origin)] if group.origin else []),
@@ -235,6 +237,9 @@ def rollback(
         return
     say(f"Group {name} is back at {moment}; what it was before is snapshot {automatic.name}.")
     say(f"To undo: blockyard group rollback {name} {automatic.name}")
+
+
+app.command(epilog="Example: blockyard group move db --to pool-1 --rate 100M")(move)
 
 
 @app.command("rm", epilog="Example: blockyard group rm staging")

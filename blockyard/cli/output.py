@@ -24,6 +24,7 @@ STATE_COLOURS = {
     "serving": "green",
     "starting": "yellow",
     "restarting": "yellow",
+    "moving": "yellow",
     "fail-stopped": "red",
     "failed": "red",
 }

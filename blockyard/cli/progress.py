@@ -37,6 +37,10 @@ class Progress:
         self._bytes += length
         self._draw(f"{size_text(self._bytes)} {self._verb}, {self._rate(self._bytes)}")
 
+    def tell(self, text: str) -> None:
+        """What somebody else has counted."""
+        self._draw(text)
+
     def show(self, progress: transfers.Progress | None) -> None:
         if progress is None:
             return

@@ -1,8 +1,8 @@
 """Whose login is it, and what may a discovery session see: the daemon's projection, asked by the front door.
 
 A guess that must be safe, not an authority: the worker checks again. Invariant: an unknown target is answered 02/03,
-which ends Linux's retries for good, only when every pool has said what it holds; and all that concerns a pool that
-is not serving is answered 03/01, which is retried.
+which ends Linux's retries for good, only when every pool has said what it holds; all that concerns a pool that is not
+serving, or a group that is between two pools, is answered 03/01, which is retried; and no two pools get one's logins.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from blockyard.daemon.pool_worker import PoolWorker
 from blockyard.model import Group
+from blockyard.model.moves import owner
 from pdus.iscsi.login import LoginStatus
 from target.access import find_client
 from target.front_door import Route
@@ -25,10 +26,13 @@ class YardDirectory:
         self._pools = pools
 
     def route(self, target: str, initiator: str, address: str) -> Route | LoginStatus:
-        found = self._find(target)
-        if found is None:
+        copies = self._find(target)
+        if not copies:
             all_known = all(pool.reported for pool in self._pools.values())
             return LoginStatus.NOT_FOUND if all_known else LoginStatus.SERVICE_UNAVAILABLE
+        found = owner(copies)
+        if found is None:
+            return LoginStatus.SERVICE_UNAVAILABLE
         pool, group = found
         if not pool.serving:
             return LoginStatus.SERVICE_UNAVAILABLE
@@ -38,12 +42,13 @@ class YardDirectory:
 
     def visible(self, initiator: str, address: str) -> list[str]:
         """Targets of pools that are down included: the initiator that asks will try them again."""
-        return [
-            group.iqn
+        admitting = {
+            group.iqn: None  # a group that moves is in two pools for a moment
             for pool in self._pools.values()
             for group in pool.groups.values()
             if _admits(group, initiator, address)
-        ]
+        }
+        return list(admitting)
 
     def hand_over(self, key: object, sock: socket.socket, received: bytes, replied: int) -> None:
         """Give the connection to the worker that ``route`` named. If that one died meanwhile the connection is closed,
@@ -52,13 +57,10 @@ class YardDirectory:
         pool, iqn = key
         pool.hand_over(iqn, sock, received, replied)
 
-    def _find(self, target: str) -> tuple[PoolWorker, Group] | None:
+    def _find(self, target: str) -> list[tuple[PoolWorker, Group]]:
+        """Every copy of it: more than one while it moves from pool to pool."""
         wanted = target.lower()  # RFC 7143 4.2.7.1: names are compared case-insensitively
-        for pool in self._pools.values():
-            for group in pool.groups.values():
-                if group.iqn == wanted:
-                    return pool, group
-        return None
+        return [(pool, group) for pool in self._pools.values() for group in pool.groups.values() if group.iqn == wanted]
 
 
 def _admits(group: Group, initiator: str, address: str) -> bool:

@@ -23,6 +23,8 @@ from blockyard.errors import Invalid, ProductError, Unavailable
 from blockyard.model import Group, PoolState, Value
 from blockyard.rpc.calls import (
     Adopt,
+    ArrivalBegun,
+    ArrivalEnded,
     Call,
     GroupChanged,
     GroupRemoved,
@@ -104,6 +106,10 @@ class PoolWorker:
         self.reason: str | None = None
         self.uuid: UUID | None = None
         self.groups: dict[str, Group] = {}
+        self.arrivals: dict[UUID, str] = {}
+        """Groups that are on their way into the pool, by UUID: their names."""
+        self.on_opened: Callable[[], None] = lambda: None
+        """Called when it is known anew what the pool holds."""
         self.reported = False
         """Whether ``groups`` is known: it has been open since the daemon started."""
         self.pid: int | None = None
@@ -220,7 +226,9 @@ class PoolWorker:
                 self._opened()
             self.uuid, self.reported = notice.uuid, True
             self.groups = {group.name: group for group in notice.groups}
+            self.arrivals = {each.group: each.name for each in notice.arrivals}
             self._become(PoolState.SERVING, None)
+            self.on_opened()
             log.info("%s is served by process %s: %d group(s)", self.name, self.pid, len(self.groups))
         elif isinstance(notice, OpenFailed):
             self._fail(notice.reason, retry=notice.retry)
@@ -228,6 +236,10 @@ class PoolWorker:
             self.groups[notice.group.name] = notice.group
         elif isinstance(notice, GroupRemoved):
             self.groups.pop(notice.name, None)
+        elif isinstance(notice, ArrivalBegun):
+            self.arrivals[notice.arrival.group] = notice.arrival.name
+        elif isinstance(notice, ArrivalEnded):
+            self.arrivals.pop(notice.group, None)
 
     def closed(self) -> None:
         self._channel_closed.set()

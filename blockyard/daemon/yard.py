@@ -53,6 +53,8 @@ class Yard:
         directory = YardDirectory(self.pools)
         self._front_door = FrontDoor(loop, directory, directory.hand_over, advertise=advertise)
         self.operations = Operations(self.pools, version=__version__, store=str(store.path), portals=())
+        for pool in self.pools.values():
+            pool.on_opened = self.operations.moves.wake
 
     def _note_served(self, store: StoreDirectory, name: str) -> None:
         try:
@@ -92,17 +94,20 @@ class Yard:
         api = self._loop.create_task(server.serve(sockets=[api_socket.sock]))
         announcement = self._loop.create_task(self._announce(server))
         ending = self._loop.create_task(self._ending.wait())
+        moves = self._loop.create_task(self.operations.moves.run())
         try:
-            await _watch({api, ending, *workers}, until=(api, ending))
+            await _watch({api, ending, moves, *workers}, until=(api, ending))
             log.info("stopping")
         finally:
             await self._front_door.close()
             announcement.cancel()
             ending.cancel()
+            moves.cancel()
+            await self.operations.moves.close()
             server.stop()
             await asyncio.gather(*(pool.stop() for pool in self.pools.values()))
             await asyncio.gather(api, *workers)
-            await asyncio.gather(announcement, ending, return_exceptions=True)
+            await asyncio.gather(announcement, ending, moves, return_exceptions=True)
         log.info("stopped")
 
     async def _announce(self, server: ApiServer) -> None:

@@ -55,6 +55,8 @@ class PoolState(StrEnum):
     FAILED = "failed"
     """It cannot be opened; the reason says why."""
     STOPPED = "stopped"
+    MOVING = "moving"
+    """Only of a group: between two pools, and which of them has it is not known before both have reported."""
 
 
 # --- what is asked -------------------------------------------------------------------------------------------------
@@ -123,6 +125,15 @@ class RollbackRequest(Value):
     force: bool = False
 
 
+class MoveRequest(Value):
+    to: str
+    """Name of the pool."""
+    rate: int | None = Field(default=None, ge=names.GRAIN)
+    """Bytes a second while it is served; None: as fast as it goes."""
+    force: bool = False
+    """Serve the copy in ``to`` again, although the pool that it was leaving for may have a newer one."""
+
+
 class NewSnapshot(Value):
     name: PartName
 
@@ -181,11 +192,46 @@ class Client(Value):
     mutual_user: str | None = None
 
 
+class MovePhase(StrEnum):
+    BEGINNING = "beginning"
+    COPYING = "copying"
+    """It is served as ever; this may take hours, and can be given up."""
+    LEAVING = "leaving"
+    """The cut-over: from here on until ``committed`` its initiators wait."""
+    LEFT = "left"
+    """The source has noted that it does not serve it any more."""
+    ARRIVED = "arrived"
+    """The last changes are in the other pool."""
+    COMMITTED = "committed"
+    """The other pool serves it; the copy at the source is being deleted."""
+    DONE = "done"
+    UNFINISHED = "unfinished"
+    """Nobody is at it: it can be gone on with, or given up."""
+
+
+class Move(Value):
+    """How far a group's move is."""
+
+    to: str
+    phase: MovePhase
+    snapshot: str | None = None
+    """That is being copied."""
+    snapshots_left: int = 0
+    copied: int = 0
+    """Bytes of streams so far, after compression."""
+    seconds: float = 0.0
+
+
 class Group(Value):
     name: str
     uuid: UUID
     iqn: str
     pool: str
+    generation: int = 1
+    """Rises with every move: of two copies the higher one is the group."""
+    leaving: UUID | None = None
+    """The pool that this copy has left for."""
+    move: Move | None = None
     state: PoolState
     """That of its pool: only ``serving`` ones take logins."""
     created: float
@@ -265,7 +311,8 @@ class MadePool(Value):
 class Groups(Value):
     groups: tuple[Group, ...]
     unavailable: tuple[str, ...] = ()
-    """One sentence for each pool whose groups are not known, or known only from before its worker died."""
+    """One sentence for each pool whose groups are not known, or known only from before its worker died, and for each
+    group of which two pools have copies that no move explains."""
 
 
 class Swept(Value):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from blockyard.model import Value
+from blockyard.model import Move, Value
+from blockyard.model.moves import MoveReport
 
 
 class DiffRange(Value):
@@ -100,6 +101,8 @@ class Line(Value):
     diff: Diff | None = None
     fingerprint: Fingerprint | None = None
     scrub: ScrubReport | None = None
+    move: Move | None = None
+    moved: MoveReport | None = None
     failure: Failure | None = None
 
 

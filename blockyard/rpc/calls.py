@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Generic, TypeVar, cast
 from uuid import UUID
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from blockyard.model import (
     Cache,
@@ -27,6 +27,7 @@ from blockyard.model import (
     Volume,
     VolumeSpec,
 )
+from blockyard.model.moves import ArrivalState, Arriving, ChainPage, Departed
 from blockyard.model.transfers import Receive
 
 R = TypeVar("R", bound=Value)
@@ -204,6 +205,84 @@ class AbortReceive(Call[Nothing]):
     group: str
 
 
+class ListChain(Call[ChainPage]):
+    """The group's snapshots as a move needs them."""
+
+    group: str
+    after: str | None = None
+    """``next`` of the page before."""
+
+
+class LeaveGroup(Call[Departed]):
+    """Stop serving the group, and note that it has left for pool ``to``."""
+
+    group: str
+    to: UUID
+    chain: str
+    """``ArrivalState.digest`` of what that pool has: Busy, if the group has other snapshots."""
+    snapshot: str
+    """Name of the last one, that is taken at that moment."""
+
+
+class StayGroup(Call[Group]):
+    """It has not arrived and never will: serve it again."""
+
+    group: str
+
+
+class RetireGroup(Call[Nothing]):
+    """Another pool has the group: let no session of it go on, or begin, until the worker's end."""
+
+    group: str
+
+
+class ForgetGroup(Call[Nothing]):
+    """It has arrived: delete the copy that has left."""
+
+    group: UUID
+
+
+class BeginArrival(Call[ArrivalState]):
+    group: UUID
+    name: str
+    iqn: str
+    source: UUID
+    """The pool that it comes from."""
+
+
+class PruneArrival(Call[Nothing]):
+    group: UUID
+    snapshots: tuple[UUID, ...]
+    """That the group has no more."""
+
+
+class ReceiveArrival(Call[Nothing]):
+    """The stream of one snapshot comes out of the pipe."""
+
+    pipe: int
+    group: UUID
+    record: str
+    """``ChainLink.record``."""
+
+
+class CommitArrival(Call[Group]):
+    """Serve the group from now on."""
+
+    group: UUID
+    record: str = Field(repr=False)
+    """``Departed.record``."""
+    generation: int
+    last: UUID
+    drop: tuple[UUID, ...]
+    """Snapshots that only the move needed."""
+
+
+class AbortArrival(Call[Nothing]):
+    """Forget what has come of the group; nothing happens when that is nothing."""
+
+    group: UUID
+
+
 class Stop(Call[Nothing]):
     """Take no new commands, commit, close the pool; the worker ends after answering."""
 
@@ -234,6 +313,7 @@ class Opened(Notice):
 
     uuid: UUID
     groups: tuple[Group, ...]
+    arrivals: tuple[Arriving, ...] = ()
 
 
 class OpenFailed(Notice):
@@ -248,6 +328,16 @@ class GroupChanged(Notice):
 
 class GroupRemoved(Notice):
     name: str
+
+
+class ArrivalBegun(Notice):
+    arrival: Arriving
+
+
+class ArrivalEnded(Notice):
+    """It is a group now, or it is forgotten."""
+
+    group: UUID
 
 
 CALLS: dict[str, type[Call[Value]]] = {
@@ -277,10 +367,21 @@ CALLS: dict[str, type[Call[Value]]] = {
         ScrubPool,
         ShowReceive,
         AbortReceive,
+        ListChain,
+        LeaveGroup,
+        StayGroup,
+        RetireGroup,
+        ForgetGroup,
+        BeginArrival,
+        PruneArrival,
+        ReceiveArrival,
+        CommitArrival,
+        AbortArrival,
         Stop,
     )
 }
 
 NOTICES: dict[str, type[Notice]] = {
-    notice.__name__: notice for notice in (Adopt, PipeEnd, Opened, OpenFailed, GroupChanged, GroupRemoved)
+    notice.__name__: notice
+    for notice in (Adopt, PipeEnd, Opened, OpenFailed, GroupChanged, GroupRemoved, ArrivalBegun, ArrivalEnded)
 }

@@ -90,7 +90,7 @@ class Worker:
         targets = Targets(pool.barrier, advertise=self._advertise)
         self._portal = Portal(loop, targets)
         self._verbs = Verbs(self._name, pool, targets, channel.notify)
-        channel.notify(Opened(uuid=pool.uuid, groups=self._verbs.project()))
+        channel.notify(Opened(uuid=pool.uuid, groups=self._verbs.project(), arrivals=self._verbs.moves.arriving()))
         # What exists now lives as long as the process: no collection need ever look at it.
         gc.collect()
         gc.freeze()

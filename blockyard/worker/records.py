@@ -119,6 +119,8 @@ def group_model(group: api.Group, pool: str, sessions: int, usage: api.PoolUsage
         uuid=record.uuid,
         iqn=record.iqn,
         pool=pool,
+        generation=record.generation,
+        leaving=record.leaving,
         state=PoolState.SERVING,
         created=record.created,
         cache=Cache(record.cache.value),

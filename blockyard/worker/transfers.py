@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from blockstore import api
+from blockstore.arrival import ArrivalReceiver
 from blockstore.diff import Absent, Ranges, SnapshotDiff, join
 from blockstore.fingerprint import Verifier
 from blockstore.pool import EnginePool
@@ -41,6 +42,7 @@ from blockyard.model.transfers import (
 from blockyard.rpc import calls
 from blockyard.rpc.calls import Nothing
 from blockyard.rpc.pipe import CHUNK, Pipe, open_pipe
+from blockyard.worker.moves import snapshot_record
 from blockyard.worker.records import product_errors, wait_for_store
 
 T = TypeVar("T")
@@ -163,6 +165,22 @@ class Transfers:
                 except (ProductError, ConnectionError, asyncio.CancelledError):
                     await wait_for_store(receiver.save())
                     raise
+
+    async def receive_arrival(self, call: calls.ReceiveArrival) -> Nothing:
+        """A snapshot of a group that nobody sees yet."""
+        async with self._pipe(call.pipe) as pipe:
+            with product_errors():
+                receiver = ArrivalReceiver(self._engine, call.group, snapshot_record(call.record))
+            with contextlib.closing(receiver):
+                try:
+                    while data := await pipe.reader.read(CHUNK):
+                        await wait_for_store(receiver.feed(data))
+                    await wait_for_store(receiver.end())
+                    await wait_for_store(receiver.commit())
+                except (ProductError, ConnectionError, asyncio.CancelledError):
+                    await wait_for_store(receiver.save())
+                    raise
+        return Nothing()
 
     async def verify(self, call: calls.VerifySnapshot) -> Nothing:
         progress = Progress(done=0, total=0)
@@ -323,6 +341,7 @@ TRANSFERS: dict[type[calls.Call[Any]], Handler] = {
     calls.DiffSnapshots: Transfers.diff,
     calls.SendSnapshot: Transfers.send,
     calls.ReceiveSnapshot: Transfers.receive,
+    calls.ReceiveArrival: Transfers.receive_arrival,
     calls.VerifySnapshot: Transfers.verify,
     calls.ScrubPool: Transfers.scrub,
     calls.ShowReceive: Transfers.show_receive,

@@ -47,11 +47,11 @@ class UsageFigures:
 def snapshot_page(group: api.Group, after: str | None, usage: api.PoolUsage | None) -> SnapshotPage:
     """The snapshots behind the place ``after``, oldest first. What was deleted or taken meanwhile shifts nothing."""
     names = list(group.snapshots)
-    first = 0 if after is None else _behind(group, names, after)
+    first = 0 if after is None else place_behind(group, names, after)
     own = usage.groups.get(group.record.uuid) if usage else None
     shown = tuple(_snapshot(group, name, own) for name in names[first : first + PAGE])
     complete = first + PAGE >= len(names)
-    return SnapshotPage(snapshots=shown, next=None if complete else f"{shown[-1].created!r}/{shown[-1].name}")
+    return SnapshotPage(snapshots=shown, next=None if complete else place_of(group, shown[-1].name))
 
 
 def _snapshot(group: api.Group, name: str, usage: api.GroupUsage | None) -> Snapshot:
@@ -60,7 +60,12 @@ def _snapshot(group: api.Group, name: str, usage: api.GroupUsage | None) -> Snap
     return snapshot_model(record, mapped=group.snapshot_bytes(name), exclusive=own.exclusive if own else None)
 
 
-def _behind(group: api.Group, names: list[str], after: str) -> int:
+def place_of(group: api.Group, name: str) -> str:
+    """The place of a snapshot in listings."""
+    return f"{group.snapshots[name].created!r}/{name}"
+
+
+def place_behind(group: api.Group, names: list[str], after: str) -> int:
     """Where in ``names`` the place ``created/name`` ends: behind that snapshot, or where it was."""
     text, _, name = after.partition("/")
     try:

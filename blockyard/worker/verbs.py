@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from typing import Any, Protocol
 
 from blockstore import api
-from blockyard.errors import AlreadyExists, InUse, Invalid, NotFound
+from blockyard.errors import AlreadyExists, InUse, Invalid, NotFound, Unavailable
 from blockyard.model import (
     Client,
     Created,
@@ -30,6 +30,7 @@ from blockyard.model import (
 )
 from blockyard.rpc import calls
 from blockyard.rpc.calls import GroupChanged, GroupRemoved, Nothing, Notice, Sessions
+from blockyard.worker.moves import MOVES, MoveVerbs
 from blockyard.worker.records import (
     client_model,
     client_record,
@@ -79,6 +80,7 @@ class TargetTable(Protocol):
 
     def put(self, group: api.Group) -> None: ...
     async def remove(self, iqn: str) -> None: ...
+    def stand_down(self, iqn: str) -> None: ...
     def sessions(self) -> Sequence[OpenSession]: ...
 
 
@@ -91,6 +93,7 @@ class Verbs:
         self._usage = UsageFigures(pool)
         self._changing = asyncio.Lock()
         self.transfers = Transfers(pool, self._check_receivable, self._commit_received)
+        self.moves = MoveVerbs(pool, targets, notify, self._show_target)
         self.paused: set[str] = set()
         """IQNs that take no connection for a moment: one that arrives is closed, so that its initiator retries
         (an unknown target would be answered 02/03, which ends Linux's retries for good)."""
@@ -99,6 +102,8 @@ class Verbs:
         if type(call) in READING:
             return await READING[type(call)](self, call)
         async with self._changing:
+            if type(call) in MOVES:
+                return await MOVES[type(call)](self.moves, call)
             return await CHANGING[type(call)](self, call)
 
     # --- groups ----------------------------------------------------------------------------------------------------
@@ -107,6 +112,8 @@ class Verbs:
         """Show every group of the pool as a target; what the daemon is told of them."""
         for group in self._pool.groups.values():
             self._targets.put(group)
+            if group.record.leaving is not None:
+                self._targets.stand_down(group.record.iqn)
         return tuple(self._model(group) for group in self._pool.groups.values())
 
     async def create_group(self, call: calls.CreateGroup) -> Created:
@@ -188,7 +195,7 @@ class Verbs:
         return self._show_target(group)
 
     async def show_group(self, call: calls.ShowGroup) -> Group:
-        group = self._group(call.group)
+        group = self._any_group(call.group)
         usage = await self._usage.refresh() if call.usage else None
         return group_model(group, self._name, self._count_sessions(group.record.iqn), usage)
 
@@ -320,6 +327,9 @@ class Verbs:
     async def transfer(self, call: calls.Call[Any]) -> Value:
         return await self.transfers.serve(call)
 
+    async def list_chain(self, call: calls.ListChain) -> Value:
+        return await self.moves.list_chain(call)
+
     def _check_receivable(self, name: str) -> None:
         group = self._pool.groups.get(name)
         count = 0 if group is None else self._count_sessions(group.record.iqn)
@@ -350,6 +360,13 @@ class Verbs:
     # --- helpers ---------------------------------------------------------------------------------------------------
 
     def _group(self, name: str) -> api.Group:
+        """Raises Unavailable for one that has left for another pool."""
+        group = self._any_group(name)
+        if group.record.leaving is not None:
+            raise Unavailable(f"group {name} is moving to another pool: repeat in a moment")
+        return group
+
+    def _any_group(self, name: str) -> api.Group:
         group = self._pool.groups.get(name)
         if group is None:
             raise NotFound(f"no group is named {name}")
@@ -395,6 +412,7 @@ READING: dict[type[calls.Call[Any]], Handler] = {
     calls.ListSessions: Verbs.list_sessions,
     calls.ShowPool: Verbs.show_pool,
     calls.SweepPool: Verbs.sweep_pool,  # changes no record, and may take long
+    calls.ListChain: Verbs.list_chain,
     **dict.fromkeys(TRANSFERS, Verbs.transfer),  # so may these; a receive changes a group only at its end
 }
 

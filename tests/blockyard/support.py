@@ -66,9 +66,16 @@ class FakeTargets:
     shown: dict[str, Group] = field(default_factory=dict)
     open: list[FakeSession] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
+    stood_down: list[str] = field(default_factory=list)
 
     def put(self, group: Group) -> None:
         self.shown[group.record.iqn] = group
+        if group.record.iqn in self.stood_down:
+            self.stood_down.remove(group.record.iqn)
+
+    def stand_down(self, iqn: str) -> None:
+        self.stood_down.append(iqn)
+        self.open = [session for session in self.open if session.target != iqn]
 
     async def remove(self, iqn: str) -> None:
         self.removed.append(iqn)

@@ -308,6 +308,7 @@ def test_rest_describes_itself_and_its_health(yard: MemoryYard) -> None:
     assert (health["status"], health["version"], health["portals"]) == ("ok", "1.2.3", ["192.0.2.1:3260"])
     paths = api(yard, "GET", "http://blockyard/openapi.json").json()["paths"]
     assert {"/v1/groups", "/v1/groups/{name}:clone", "/v1/groups/{group}/clients/{initiator}"} <= set(paths)
+    assert {"/v1/groups/{name}:move", "/v1/groups/{name}/move"} <= set(paths)
 
 
 @pytest.mark.parametrize(

@@ -382,6 +382,26 @@ def test_removed_target_asks_its_sessions_to_log_out_and_then_drops_them(yard: Y
     assert refusal.value.status == LoginStatus.NOT_FOUND
 
 
+def test_target_that_stands_down_sends_its_sessions_away_at_once_and_tells_others_to_try_again(yard: Yard) -> None:
+    group = yard.pool.groups["disk"]
+    host, late = yard.host().log_in(), yard.host(name=OTHER)
+    with yard.batch_held():
+        write = host.start(write10(0, 8), data_out=b"x" * BLOCK)
+        yard.loop.settle()
+        yard.targets.stand_down(IQN)
+    event, _ = host.receive()
+    assert isinstance(event, AsyncMessage)
+    assert (event.event, event.parameter2) == (AsyncEvent.DROP_SESSION, 0)
+    assert host.dropped
+    assert write.status is None
+    with pytest.raises(LoginRefused) as refusal:
+        late.login()
+    assert refusal.value.status == LoginStatus.SERVICE_UNAVAILABLE
+    yard.targets.put(group)
+    again = yard.host().log_in()
+    assert bytes(again.good(read10(0, 8), data_in=BLOCK).data_in) == bytes(BLOCK)  # its permit was revoked
+
+
 def test_nothing_is_sent_behind_the_answer_to_a_logout(yard: Yard) -> None:
     host = yard.host().log_in()
     barriers = yard.hold_barriers()
