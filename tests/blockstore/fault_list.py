@@ -105,7 +105,7 @@ FAULTS = {
             "blockstore/test_fault_cases::test_a_grain_that_was_written_elsewhere_is_a_medium_error_in_both_places",
             "blockstore/test_fault_cases::test_a_batch_that_was_written_elsewhere_is_not_replayed_there",
             "blockstore/test_fault_cases::test_a_node_of_the_database_that_is_not_its_own_is_refused",
-            "blockstore/test_opening::test_a_node_with_a_flipped_bit_is_corrupt",
+            "blockstore/test_opening::test_a_damaged_node_is_a_medium_error_where_it_is_read",
         ),
     ),
     "11": Fault(
@@ -123,7 +123,7 @@ FAULTS = {
             "blockstore/test_engine::test_a_sweep_during_writes_and_verbs_frees_nothing_that_is_referenced",
             "blockstore/test_engine::test_used_follows_what_is_mapped_after_a_sweep",
             "blockstore/test_scrub::test_a_block_that_was_overwritten_while_it_was_read_is_no_error",
-            "blockstore/test_fault_cases::test_a_cold_read_whose_block_is_reused_meanwhile_reads_old_or_new",
+            "blockstore/test_fault_cases::test_a_cold_read_whose_block_is_freed_meanwhile_reads_what_it_looked_up",
         ),
     ),
     "13": Fault(
