@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -100,9 +101,15 @@ class ProcessMarker:
             self._helper.kill()
 
     def close(self) -> None:
-        if self._helper is not None:
-            self._helper.kill()
-            self._helper.communicate()
+        helper = self._helper
+        if helper is None:
+            return
+        helper.kill()  # of no effect once it has ended
+        helper.wait()
+        for pipe in (helper.stdin, helper.stdout):
+            assert pipe is not None
+            with suppress(BrokenPipeError):  # what it was not told any more
+                pipe.close()
 
 
 class ThreadMarker:
@@ -207,7 +214,7 @@ class Sweep:
             raise SweepFailed(f"the last image cannot be read: {error}") from error
         finally:
             self._marker = None
-            self._runner.in_thread(marker.close, lambda error: None)
+            self._runner.in_thread(marker.close, _expect_success)
         while self._space.pinned_before(kept.serial) and not self._stopped:
             yield pause(self._runner, _UNDER_A_PIN)
         self._blockmap.dropped -= kept.dropped
@@ -228,6 +235,11 @@ class Sweep:
                 self._blockmap.retire(node)
             yield pause(self._runner)
         return freed
+
+
+def _expect_success(error: BaseException | None) -> None:
+    if error is not None:
+        raise error
 
 
 def _as_runs(rows: npt.NDArray[np.int64]) -> list[Run]:
