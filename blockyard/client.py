@@ -37,6 +37,7 @@ from blockyard.model import (
     Volume,
     VolumeSpec,
 )
+from blockyard.model.attachments import Attached, Attachment, AttachRequest
 from blockyard.model.names import DEFAULT_API
 from blockyard.model.transfers import Line, Receive
 
@@ -146,6 +147,20 @@ class BlockyardClient:
 
     def deny_client(self, group: str, initiator: str) -> None:
         self._send("DELETE", f"/groups/{quote(group)}/clients/{quote(initiator)}")
+
+    # --- attachments -----------------------------------------------------------------------------------------------
+
+    def attach(self, group: str, host: str, asked: AttachRequest) -> Attached:
+        """Idempotent: the host that has the group gets the same secret again. Raises InUse while another has it."""
+        return self._ask(Attached, "PUT", f"/groups/{quote(group)}/attachments/{quote(host)}", asked)
+
+    def release(self, group: str, host: str) -> None:
+        self._send("DELETE", f"/groups/{quote(group)}/attachments/{quote(host)}")
+
+    def attachments(self, group: str | None = None, host: str | None = None) -> tuple[Attachment, ...]:
+        """Those of one group, of one host, of both, or all."""
+        path = "/attachments" if group is None else f"/groups/{quote(group)}/attachments"
+        return self._ask(tuple[Attachment, ...], "GET", path, params={"host": host} if host else None)
 
     # --- sessions, pools, the yard ---------------------------------------------------------------------------------
 

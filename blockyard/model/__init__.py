@@ -1,7 +1,8 @@
 """The nouns as values: what RPC, REST and the command line say to each other.
 
 No behaviour beyond validation. Sizes are bytes, times are seconds since 1970. Invariant: secrets exist only in
-what is asked (``ChapCredentials``), never in what is answered (``Client``).
+what is asked (``ChapCredentials``), never in what is answered (``Client``); the one answer that holds a secret, because
+the target made it, is ``attachments.Attached``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ AddressRange = Annotated[str, AfterValidator(names.address_range)]
 VolumeSize = Annotated[int, AfterValidator(names.volume_size)]
 ChapUser = Annotated[str, AfterValidator(names.chap_user)]
 Secret = Annotated[str, AfterValidator(names.chap_secret)]
+Labels = Annotated[dict[str, str], AfterValidator(names.labels)]
 
 
 MAX_LUNS = 256  # in a group; LUN numbers of the peripheral addressing method end there (SAM-5)
@@ -102,6 +104,7 @@ class NewGroup(Value):
     cache: Cache = Cache.WRITEBACK
     iqn: TargetIqn | None = None
     """None: made from the pool's identity and the group's name."""
+    labels: Labels = {}
 
 
 class GroupChange(Value):
@@ -114,6 +117,8 @@ class CloneRequest(Value):
     clients: tuple[ClientSpec, ...] | None = None
     """None: those of the group that is cloned."""
     iqn: TargetIqn | None = None
+    labels: Labels = {}
+    """Of the clone alone: those of the group that is cloned say what that one is."""
 
 
 class RollbackRequest(Value):
@@ -199,6 +204,7 @@ class Group(Value):
     """How many are open."""
     portals: tuple[str, ...] = ()
     """Where initiators log in, ``host:port``."""
+    labels: dict[str, str] = {}
     exclusive: int | None = None
     """Bytes that only this group references: deleting it would free so many. None: not counted."""
     reclaimable: int | None = None
