@@ -331,8 +331,17 @@ class Operations:
     async def _pool_of(self, group: str) -> PoolHandle:
         pool = await self._owner_of_name(group)
         if pool is None:
-            raise NotFound(f"no group is named {group}; `blockyard group ls` shows those that exist")
+            raise NotFound(self.no_group(group))
         return pool
+
+    @staticmethod
+    def no_group(name: str) -> str:
+        """What is said of a group that is not there, or not for whoever asks."""
+        return f"no group is named {name}; `blockyard group ls` shows those that exist"
+
+    async def labels_of(self, group: str) -> Mapping[str, str]:
+        """Raises NotFound, Unavailable."""
+        return (await self._pool_of(group)).groups[group].labels
 
     async def _pool_receiving(self, group: str) -> PoolHandle | None:
         """The pool that has the beginning of a stream for ``group``."""
