@@ -79,7 +79,7 @@ class Operations:
     def __init__(self, pools: Mapping[str, PoolHandle], *, version: str, store: str, portals: Sequence[str]) -> None:
         """``portals``: ``host:port`` as initiators are told of them."""
         self._pools = pools
-        self._version = version
+        self.version = version
         self._store = store
         self.portals: tuple[str, ...] = tuple(portals)
         # Names are unique over all pools, so two verbs that make a group must not decide at the same time.
@@ -297,7 +297,7 @@ class Operations:
         healthy = all(pool.state is PoolState.SERVING for pool in pools)
         return Health(
             status="ok" if healthy else "degraded",
-            version=self._version,
+            version=self.version,
             store=self._store,
             portals=self.portals,
             pools=pools,

@@ -8,7 +8,6 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from blockyard import __version__
 from blockyard.api.access import authorize
 from blockyard.api.body_limit import BodyLimit
 from blockyard.api.levels import LEVELS, NOUNS
@@ -22,7 +21,7 @@ def make_app(operations: Operations, tokens: TokenBook) -> FastAPI:
     app = FastAPI(
         title="Blockyard",
         description="Volume groups served by iSCSI",
-        version=__version__,
+        version=operations.version,
         dependencies=[Depends(authorize)],
         openapi_url=None,  # served by a route of ours, which demands a token like all
         docs_url=None,
