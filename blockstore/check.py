@@ -39,7 +39,7 @@ RULES = {
     9: "every stored grain matches its checksum",
     10: "snapshots consist of frozen nodes only",
     11: "the counts kept of a map are those of its entries",
-    13: "the catalogue is whole: maps, sizes, LUNs, names and identities",
+    13: "the catalogue is whole: maps, sizes, LUNs, names, identities and attachments",
 }
 _DEEP_RUN = 256  # blocks read in one go
 _MAP_LEAVES = 1 << 22

@@ -23,6 +23,10 @@ CALLER = "blockyard.caller"
 """Where in an ASGI scope the door puts who calls."""
 
 
+NOTE = "blockyard.note"
+"""Where a route puts what the audit log shall say beside method and path."""
+
+
 class Level(Enum):
     """What a route demands."""
 

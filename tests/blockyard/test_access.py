@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from blockyard.api.app import make_app
 from blockyard.api.door import LocalDoor, NetworkDoor, WrongTokens
 from blockyard.api.levels import LEVELS, NOUNS, Level
+from blockyard.daemon import yard_database
 from blockyard.daemon.yard_database import YardDatabase
 from blockyard.errors import Invalid
 from blockyard.model import NewGroup, VolumeSpec
@@ -381,7 +382,9 @@ def test_the_audit_log_tells_who_changed_what_and_who_was_refused() -> None:
         await callers.ask("POST", f"/groups/{GROUP}/snapshots", token=token, json={"name": "t"})
         await callers.ask("GET", "/pools", token=token)
         await callers.ask("GET", "/pools%1b[2J", token="byt_wrong")
-        await callers.ask("DELETE", f"/groups/{GROUP}", door="local")
+        path = f"/groups/{GROUP}/attachments/{HOST_B}"
+        await callers.ask("PUT", path, door="local", json={"take_over": True})
+        await callers.ask("DELETE", f"/groups/{GROUP}?force=true", door="local")
         admin = await callers.token(admin=True)
         entries = (await callers.ask("GET", "/audit", token=admin)).json()
         who = f"token 1 ({HOST_A})"
@@ -389,7 +392,8 @@ def test_the_audit_log_tells_who_changed_what_and_who_was_refused() -> None:
             (who, f"POST /v1/groups/{GROUP}/snapshots", 201),
             (who, "GET /v1/pools", 403),
             ("nobody", r"GET /v1/pools\x1b[2J", 401),
-            ("local", f"DELETE /v1/groups/{GROUP}", 204),
+            ("local", f"PUT /v1{path} (take over)", 200),
+            ("local", f"DELETE /v1/groups/{GROUP}?force=true", 204),
         ]
         assert {entry["address"] for entry in entries} == {"192.0.2.9"}
         assert len((await callers.ask("GET", "/audit?limit=2", token=admin)).json()) == 2
@@ -409,6 +413,19 @@ def test_an_address_with_too_many_wrong_tokens_has_to_wait_and_good_ones_do_not(
         assert (await callers.ask("GET", "/health", token="byt_wrong")).status_code == 401
 
     with_callers(test)
+
+
+def test_the_audit_log_keeps_the_newest_entries_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yard_database, "MAX_AUDIT", 5)
+
+    async def test() -> None:
+        book = YardDatabase(tmp_path / "yard.db")
+        for number in range(12):
+            book.record(AuditEntry(time=number, who="local", address="", action=f"PUT /{number}", status=200))
+        assert [entry.action for entry in await book.list_audit(100)] == [f"PUT /{number}" for number in range(7, 12)]
+        book.close()
+
+    run(test())
 
 
 def test_only_so_many_addresses_are_remembered() -> None:
