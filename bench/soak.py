@@ -35,6 +35,9 @@ SOAKS = {
         ("integration/scenario_kill.py",), 5, "worker and daemon killed with kill -9 under a host's mounted ext4"
     ),
     "permits": Soak(("tests/system/test_permits.py",), 20, "aborts, resets and reinstating logins against writes"),
+    "fencing": Soak(
+        ("tests/system/test_fencing.py",), 10, "take-overs of groups under load, through connections that are cut"
+    ),
     "hostile": Soak(("tests/system/test_hostile.py",), 20, "malformed PDUs beside a verified client"),
     "model": Soak(("tests/model/test_model.py",), 10, "the protocol's model in wider bounds, and its broken rules"),
     "crash": Soak(

@@ -16,6 +16,8 @@ from typing import Any
 from uuid import UUID
 
 from blockstore.api import (
+    AttachmentRecord,
+    AttachMode,
     CachePolicy,
     ChapSecret,
     ClientRecord,
@@ -156,6 +158,9 @@ def _group_to_json(entry: GroupEntry) -> Json:
         "origin": record.origin,
         **({"generation": record.generation} if record.generation != 1 else {}),
         **({"leaving": record.leaving.hex} if record.leaving is not None else {}),
+        **({"labels": dict(record.labels)} if record.labels else {}),
+        **({"attach_generation": record.attach_generation} if record.attach_generation else {}),
+        **({"attachments": [_attachment_to_json(each) for each in record.attachments]} if record.attachments else {}),
     }
 
 
@@ -173,6 +178,9 @@ def _group_from_json(value: Json) -> GroupEntry:
         origin=value["origin"],
         generation=int(value.get("generation", 1)),
         leaving=UUID(value["leaving"]) if "leaving" in value else None,
+        labels={_text(key): _text(label) for key, label in value.get("labels", {}).items()},
+        attachments=tuple(_attachment_from_json(each) for each in value.get("attachments", ())),
+        attach_generation=int(value.get("attach_generation", 0)),
     )
     return GroupEntry(record, _maps_from_json(value["volumes"]))
 
@@ -240,6 +248,26 @@ def _client_from_json(value: Json) -> ClientRecord:
         address=value["address"],
         chap=_secret_from_json(value["chap"]),
         mutual=_secret_from_json(value["mutual"]),
+    )
+
+
+def _attachment_to_json(attachment: AttachmentRecord) -> Json:
+    return {
+        "host": attachment.host,
+        "mode": attachment.mode.value,
+        "generation": attachment.generation,
+        "created": attachment.created,
+        "chap": _secret_to_json(attachment.chap),
+    }
+
+
+def _attachment_from_json(value: Json) -> AttachmentRecord:
+    return AttachmentRecord(
+        host=_text(value["host"]),
+        mode=AttachMode(value["mode"]),
+        generation=int(value["generation"]),
+        created=float(value["created"]),
+        chap=ChapSecret(*map(_text, value["chap"])),
     )
 
 

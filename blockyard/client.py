@@ -1,12 +1,15 @@
-"""The REST client that the command line uses, and later the plugins and hosts: one method a verb.
+"""The REST client that the command line, plugins and hosts use: one method a verb.
 
-Speaks to the daemon's Unix socket; every refusal comes back as the ProductError that the daemon raised.
+Speaks to the daemon's Unix socket, or by TLS with a token; every refusal comes back as the ProductError that the daemon
+raised. Invariant: a token is sent only to a server that proved its name with a certificate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ssl
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -14,9 +17,8 @@ from urllib.parse import quote
 import httpx
 from pydantic import TypeAdapter
 
-from blockyard.errors import Internal, Invalid, Unreachable, error_from
+from blockyard.errors import Busy, Internal, Invalid, Unreachable, error_from
 from blockyard.model import (
-    Cache,
     Client,
     ClientSpec,
     CloneRequest,
@@ -38,7 +40,9 @@ from blockyard.model import (
     Volume,
     VolumeSpec,
 )
+from blockyard.model.attachments import Attached, Attachment, AttachRequest
 from blockyard.model.names import DEFAULT_API
+from blockyard.model.tokens import AuditEntry, CreatedToken, NewToken, Token
 from blockyard.model.transfers import Line, Receive
 
 T = TypeVar("T")
@@ -47,17 +51,41 @@ SECONDS = 90.0  # for one verb; the daemon gives up on a silent worker after 60
 
 
 class BlockyardClient:
-    def __init__(self, address: str = DEFAULT_API, *, transport: httpx.BaseTransport | None = None) -> None:
-        """``address`` is ``unix:PATH``; ``transport`` replaces the socket in tests."""
-        if not address.startswith("unix:"):
-            raise Invalid(f"the API address is {address!r}, allowed is unix:PATH (BLOCKYARD_API)")
+    def __init__(
+        self,
+        address: str = DEFAULT_API,
+        *,
+        token: str | None = None,
+        authority: Path | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        """``address`` is ``unix:PATH`` or ``https://HOST:PORT``, which needs a ``token``; ``authority``: a file of
+        certificates (PEM) to trust instead of the system's. ``transport`` replaces the socket in tests."""
         self._address = address
+        local = address.startswith("unix:")
         self._http = httpx.Client(
-            # There is no TLS on a Unix socket: without verify=False httpx would load all certificates of the machine.
-            transport=transport or httpx.HTTPTransport(uds=address.removeprefix("unix:"), verify=False),
-            base_url="http://blockyard/v1",
+            transport=transport or (_local_transport(address) if local else _tls_transport(address, token, authority)),
+            base_url="http://blockyard/v1" if local else f"{address.rstrip('/')}/v1",
+            headers={} if token is None or local else {"authorization": f"Bearer {token}"},
             timeout=SECONDS,
-            trust_env=False,  # no proxy stands between this machine and itself
+            trust_env=False,  # no proxy stands between this machine and its target
+        )
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """The daemon at BLOCKYARD_API, with BLOCKYARD_TOKEN or what BLOCKYARD_TOKEN_FILE holds, trusting BLOCKYARD_CA.
+        Raises Invalid."""
+        token, token_file = environment.get("BLOCKYARD_TOKEN"), environment.get("BLOCKYARD_TOKEN_FILE")
+        if not token and token_file:
+            try:
+                token = Path(token_file).read_text().strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise Invalid(f"token file {token_file} (BLOCKYARD_TOKEN_FILE) cannot be read: {error}") from None
+        authority = environment.get("BLOCKYARD_CA")
+        return cls(
+            environment.get("BLOCKYARD_API") or DEFAULT_API,
+            token=token or None,
+            authority=Path(authority) if authority else None,
         )
 
     def __enter__(self) -> Self:
@@ -82,8 +110,8 @@ class BlockyardClient:
     def show_group(self, name: str, *, usage: bool = False) -> Group:
         return self._ask(Group, "GET", f"/groups/{quote(name)}", params={"usage": True} if usage else None)
 
-    def set_cache(self, name: str, cache: Cache) -> Group:
-        return self._ask(Group, "PATCH", f"/groups/{quote(name)}", GroupChange(cache=cache))
+    def set_group(self, name: str, change: GroupChange) -> Group:
+        return self._ask(Group, "PATCH", f"/groups/{quote(name)}", change)
 
     def delete_group(self, name: str, *, force: bool = False) -> None:
         self._send("DELETE", f"/groups/{quote(name)}", params={"force": force})
@@ -155,6 +183,20 @@ class BlockyardClient:
     def deny_client(self, group: str, initiator: str) -> None:
         self._send("DELETE", f"/groups/{quote(group)}/clients/{quote(initiator)}")
 
+    # --- attachments -----------------------------------------------------------------------------------------------
+
+    def attach(self, group: str, host: str, asked: AttachRequest) -> Attached:
+        """Idempotent: the host that has the group gets the same secret again. Raises InUse while another has it."""
+        return self._ask(Attached, "PUT", f"/groups/{quote(group)}/attachments/{quote(host)}", asked)
+
+    def release(self, group: str, host: str) -> None:
+        self._send("DELETE", f"/groups/{quote(group)}/attachments/{quote(host)}")
+
+    def attachments(self, group: str | None = None, host: str | None = None) -> tuple[Attachment, ...]:
+        """Those of one group, of one host, of both, or all."""
+        path = "/attachments" if group is None else f"/groups/{quote(group)}/attachments"
+        return self._ask(tuple[Attachment, ...], "GET", path, params={"host": host} if host else None)
+
     # --- sessions, pools, the yard ---------------------------------------------------------------------------------
 
     def list_sessions(self, group: str | None = None) -> list[Session]:
@@ -174,6 +216,24 @@ class BlockyardClient:
 
     def health(self) -> Health:
         return self._ask(Health, "GET", "/health")
+
+    # --- tokens, the API itself ------------------------------------------------------------------------------------
+
+    def create_token(self, asked: NewToken) -> CreatedToken:
+        return self._ask(CreatedToken, "POST", "/tokens", asked)
+
+    def list_tokens(self) -> list[Token]:
+        return self._ask(list[Token], "GET", "/tokens")
+
+    def revoke_token(self, number: int) -> Token:
+        return self._ask(Token, "DELETE", f"/tokens/{number}")
+
+    def list_audit(self, limit: int) -> list[AuditEntry]:
+        """The newest entries, oldest first."""
+        return self._ask(list[AuditEntry], "GET", "/audit", params={"limit": limit})
+
+    def openapi(self) -> dict[str, Any]:
+        return self._ask(dict[str, Any], "GET", "/openapi.json")
 
     # --- HTTP ------------------------------------------------------------------------------------------------------
 
@@ -241,9 +301,30 @@ class BlockyardClient:
                 yield line
 
 
+def _local_transport(address: str) -> httpx.BaseTransport:
+    # There is no TLS on a Unix socket: without verify=False httpx would load all certificates of the machine.
+    return httpx.HTTPTransport(uds=address.removeprefix("unix:"), verify=False)
+
+
+def _tls_transport(address: str, token: str | None, authority: Path | None) -> httpx.BaseTransport:
+    if not address.startswith("https://"):
+        raise Invalid(f"the API address is {address!r}, allowed are unix:PATH and https://HOST:PORT (BLOCKYARD_API)")
+    if token is None:
+        raise Invalid(f"{address} wants a token: set BLOCKYARD_TOKEN or BLOCKYARD_TOKEN_FILE")
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise Invalid("the token holds characters that no token has: is it the whole file, and the right one?")
+    try:
+        context = ssl.create_default_context(cafile=authority)
+    except (OSError, ssl.SSLError) as error:  # an SSLError is an OSError; named for the reader
+        raise Invalid(f"certificates {authority} (BLOCKYARD_CA) cannot be used: {error}") from None
+    return httpx.HTTPTransport(verify=context)
+
+
 def _refusal(response: httpx.Response) -> Exception:
     try:
-        error = response.json()["error"]
-        return error_from(error["code"], error["message"])
+        error = dict(response.json()["error"])
+        return error_from(error.pop("code"), error.pop("message"), error)
     except (ValueError, KeyError, TypeError):
-        return Internal(f"the daemon answered HTTP {response.status_code} without a reason")
+        # 503 without our words is the HTTP server's own: too many connections at the moment
+        kind = Busy if response.status_code == 503 else Internal
+        return kind(f"the daemon answered HTTP {response.status_code} without a reason")

@@ -10,9 +10,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+Detail = str | int | float | bool | None
+
 
 class ProductError(Exception):
-    """Any refusal of the product; the message is one line for people: what was seen, what is allowed."""
+    """Any refusal of the product; the message is one line for people: what was seen, what is allowed. ``details`` say
+    the same to programs; they travel with the error."""
+
+    def __init__(self, message: str, **details: Detail) -> None:
+        super().__init__(message)
+        self.details = details
 
     @property
     def answer(self) -> Answer:
@@ -63,6 +70,18 @@ class Unreachable(ProductError):
     """No daemon answers at the API address."""
 
 
+class Unauthenticated(ProductError):
+    """The caller has not said who it is, or not proved it: give a good token."""
+
+
+class Forbidden(ProductError):
+    """The caller may not do that: ask somebody who may."""
+
+
+class TooManyRequests(ProductError):
+    """Too many wrong tokens came from the caller's address: wait."""
+
+
 class Internal(ProductError):
     """A defect of ours; the log has the details."""
 
@@ -91,15 +110,18 @@ ANSWERS: dict[type[ProductError], Answer] = {
     Locked: Answer("locked", 423, 10),
     FailStopped: Answer("fail_stopped", 500, 11),
     Damaged: Answer("damaged", 500, 12),
+    Unauthenticated: Answer("unauthenticated", 401, 13),
+    Forbidden: Answer("forbidden", 403, 14),
+    TooManyRequests: Answer("too_many_requests", 429, 15),
     Internal: Answer("internal", 500, 70),  # 70 is EX_SOFTWARE of sysexits.h
 }
 
 BY_CODE: dict[str, type[ProductError]] = {answer.code: error for error, answer in ANSWERS.items()}
 
 
-def error_from(code: str, message: str) -> ProductError:
+def error_from(code: str, message: str, details: Mapping[str, Detail] | None = None) -> ProductError:
     """The error that was sent as ``code``; an unknown code (a newer peer) is an internal one."""
-    return BY_CODE.get(code, Internal)(message)
+    return BY_CODE.get(code, Internal)(message, **(details or {}))
 
 
 def explain(errors: Iterable[Mapping[str, Any]]) -> str:

@@ -9,7 +9,21 @@ import typer
 from pydantic import ValidationError
 
 from blockyard import __version__
-from blockyard.cli import check, client, group, pool, serve, session, snapshot, snapshot_content, volume
+from blockyard.cli import (
+    api,
+    attachment,
+    audit,
+    check,
+    client,
+    group,
+    pool,
+    serve,
+    session,
+    snapshot,
+    snapshot_content,
+    token,
+    volume,
+)
 from blockyard.cli.output import Json, print_json, say, warn
 from blockyard.errors import ANSWERS, EXIT_FINDINGS, Invalid, ProductError, explain
 from blockyard.model.names import DEFAULT_API
@@ -17,7 +31,8 @@ from blockyard.model.names import DEFAULT_API
 EXIT_CODES = ", ".join(f"{answer.exit_code} {answer.code.replace('_', ' ')}" for answer in ANSWERS.values())
 EPILOG = (
     f"Every verb but serve, check, pool create and pool forget asks the daemon at BLOCKYARD_API "
-    f"(default {DEFAULT_API}). "
+    f"(default {DEFAULT_API}); at an https:// address "
+    "with the token in BLOCKYARD_TOKEN or BLOCKYARD_TOKEN_FILE, trusting the certificates in BLOCKYARD_CA. "
     "Answers go to standard output, refusals to standard error. "
     f"Exit codes: 0 done, {EXIT_FINDINGS} check found damage, {EXIT_CODES}."
 )
@@ -34,7 +49,7 @@ app = typer.Typer(
 app.command(epilog="Example: blockyard serve --store /var/lib/blockyard --portal 0.0.0.0:3260")(serve.serve)
 app.command(epilog="Example: blockyard check --store /var/lib/blockyard --deep")(check.check)
 app.command(epilog="Example: blockyard diff db@monday db@tuesday")(snapshot_content.diff)
-for noun in (group, volume, snapshot, client, session, pool):
+for noun in (group, volume, snapshot, client, attachment, session, pool, token, audit, api):
     app.add_typer(noun.app, name=noun.__name__.rpartition(".")[2])
 
 

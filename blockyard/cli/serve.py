@@ -32,6 +32,13 @@ def serve(
     workers: Annotated[
         int, typer.Option(metavar="N", help="How many pools there shall be at least, a process each.")
     ] = 1,
+    ping_interval: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Of silence, after which a session is pinged; 1 to 300.")
+    ] = 10.0,
+    ping_timeout: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", help="Without an answer, after which the session is dropped; 1 to 300."),
+    ] = 10.0,
     api: Annotated[
         str | None,
         typer.Option(metavar="unix:PATH", help=f"The API's socket. [default: BLOCKYARD_API or {DEFAULT_API}]"),
@@ -44,6 +51,14 @@ def serve(
             "would begin anew.",
         ),
     ] = False,
+    api_listen: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Serve the API over TLS here, too, to whoever has a token."),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Certificate for --api-listen, with its chain (PEM).")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="Its private key (PEM).")] = None,
     pool_size: Annotated[
         str | None,
         typer.Option(
@@ -67,16 +82,23 @@ def serve(
     ] = True,
 ) -> None:
     """Serve a store in the foreground, until SIGTERM or Ctrl-C."""
+    address = os.environ.get("BLOCKYARD_API") or DEFAULT_API
     config = {
         "store": str(store.absolute()),
         "portals": portal,
         "advertise": advertise,
         "workers": workers,
         "create": create,
-        "api": api or os.environ.get("BLOCKYARD_API") or DEFAULT_API,
         "pool_size": None if pool_size is None else _bytes("--pool-size", pool_size),
         "map_memory": None if map_memory is None else _bytes("--map-memory", map_memory),
         "private_frees": private_frees,
+        # An https address in the environment says where this user's verbs go, not where to serve.
+        "api": api or (DEFAULT_API if address.startswith("https:") else address),
+        "api_listen": api_listen,
+        "tls_cert": None if tls_cert is None else str(tls_cert.absolute()),
+        "tls_key": None if tls_key is None else str(tls_key.absolute()),
+        "ping_interval": ping_interval,
+        "ping_timeout": ping_timeout,
     }
     os.execv(sys.executable, [sys.executable, "-m", "blockyard.daemon", json.dumps(config)])
 

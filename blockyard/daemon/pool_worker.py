@@ -69,6 +69,7 @@ Spawn = Callable[[socket.socket], Awaitable[Process]]
 def spawn_worker(name: str, path: Path, config: ServeConfig, *, create: bool) -> Spawn:
     """The real one: an exec'ed Python process; only stderr and its end of the channel are inherited."""
     command = [sys.executable, "-m", "blockyard.worker", "--pool", name, "--path", str(path)]
+    command += ["--ping-interval", str(config.ping_interval), "--ping-timeout", str(config.ping_timeout)]
     if create:
         command += ["--create"]
     if config.pool_size is not None:

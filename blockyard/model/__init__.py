@@ -1,7 +1,8 @@
 """The nouns as values: what RPC, REST and the command line say to each other.
 
 No behaviour beyond validation. Sizes are bytes, times are seconds since 1970. Invariant: secrets exist only in
-what is asked (``ChapCredentials``), never in what is answered (``Client``).
+what is asked (``ChapCredentials``), never in what is answered (``Client``); the one answer that holds a secret, because
+the target made it, is ``attachments.Attached``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ AddressRange = Annotated[str, AfterValidator(names.address_range)]
 VolumeSize = Annotated[int, AfterValidator(names.volume_size)]
 ChapUser = Annotated[str, AfterValidator(names.chap_user)]
 Secret = Annotated[str, AfterValidator(names.chap_secret)]
+Labels = Annotated[dict[str, str], AfterValidator(names.labels)]
 
 
 MAX_LUNS = 256  # in a group; LUN numbers of the peripheral addressing method end there (SAM-5)
@@ -106,10 +108,15 @@ class NewGroup(Value):
     """None: made from the pool's identity and the group's name."""
     pool: str | None = None
     """None: the one that is filled least."""
+    labels: Labels = {}
 
 
 class GroupChange(Value):
-    cache: Cache
+    """What is left out stays as it is."""
+
+    cache: Cache | None = None
+    labels: Labels | None = None
+    """All of them: those that are not named go."""
 
 
 class CloneRequest(Value):
@@ -118,6 +125,8 @@ class CloneRequest(Value):
     clients: tuple[ClientSpec, ...] | None = None
     """None: those of the group that is cloned."""
     iqn: TargetIqn | None = None
+    labels: Labels = {}
+    """Of the clone alone: those of the group that is cloned say what that one is."""
 
 
 class RollbackRequest(Value):
@@ -247,6 +256,9 @@ class Group(Value):
     """How many are open."""
     portals: tuple[str, ...] = ()
     """Where initiators log in, ``host:port``."""
+    labels: dict[str, str] = {}
+    hosts: tuple[str, ...] = ()
+    """That have it attached; while there are any, only they may log in."""
     exclusive: int | None = None
     """Bytes that only this group references: deleting it would free so many. None: not counted."""
     reclaimable: int | None = None

@@ -18,6 +18,10 @@ MAX_SECRET = 255  # bytes; a text value of a login key ends there
 DEFAULT_API = "unix:/run/blockyard/api.sock"
 ANY = "any"
 """In the place of an initiator name: everybody."""
+MAX_LABELS = 32  # of a group; guessed: a label is a fact for people and plugins, not storage
+MAX_LABEL = 255  # bytes of a label's key, and of its value
+PROJECT = "blockyard.project"
+"""The label that says whose a group is: a host's token reaches the groups of its project."""
 
 _GROUP_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?")
 _PART_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._:-]{0,126}[A-Za-z0-9])?")
@@ -127,3 +131,28 @@ def chap_user(text: str) -> str:
     if not 0 < len(text.encode()) <= MAX_SECRET or not text.isprintable():
         raise ValueError(f"the CHAP user name must be 1 to {MAX_SECRET} bytes without control characters")
     return text
+
+
+def labels(found: dict[str, str]) -> dict[str, str]:
+    if len(found) > MAX_LABELS:
+        raise ValueError(f"{len(found)} labels are not allowed: at most {MAX_LABELS}")
+    for key, value in found.items():
+        if not 0 < len(key.encode()) <= MAX_LABEL or not key.isprintable():
+            raise ValueError(f"the label's key {key!r} must be 1 to {MAX_LABEL} bytes without control characters")
+        if len(value.encode()) > MAX_LABEL or not value.isprintable():
+            raise ValueError(f"the value of label {key!r} must be at most {MAX_LABEL} bytes, no control characters")
+    return found
+
+
+def project(text: str) -> str:
+    """A project's name is a label's value, and is written in tokens' listings: not empty."""
+    if not text:
+        raise ValueError(f"the project must be 1 to {MAX_LABEL} bytes without control characters")
+    return labels({PROJECT: text})[PROJECT]
+
+
+def host(text: str) -> str:
+    """An initiator's own name: attachments belong to one host, never to ``any``."""
+    if text == ANY:
+        raise ValueError("a host is one initiator; allowed are iqn.YYYY-MM.reversed.domain[:text], eui. and naa. names")
+    return initiator(text)

@@ -12,11 +12,11 @@ from uuid import UUID
 from pydantic import ConfigDict, Field
 
 from blockyard.model import (
-    Cache,
     Client,
     ClientSpec,
     Created,
     Group,
+    GroupChange,
     NewGroup,
     Pool,
     Session,
@@ -27,6 +27,7 @@ from blockyard.model import (
     Volume,
     VolumeSpec,
 )
+from blockyard.model.attachments import Attached, Attachment, AttachRequest
 from blockyard.model.moves import ArrivalState, Arriving, ChainPage, Departed
 from blockyard.model.transfers import Receive
 
@@ -39,6 +40,10 @@ class Nothing(Value):
 
 class Sessions(Value):
     sessions: tuple[Session, ...]
+
+
+class Attachments(Value):
+    attachments: tuple[Attachment, ...]
 
 
 class Call(Value, Generic[R]):
@@ -73,6 +78,7 @@ class CloneGroup(Call[Created]):
     """As asked; None accepts whatever the clone already has."""
     default_iqn: str
     clients: tuple[ClientSpec, ...] | None
+    labels: dict[str, str]
 
 
 class DeleteGroup(Call[Nothing]):
@@ -86,9 +92,9 @@ class ShowGroup(Call[Group]):
     """Whether to count exclusive and reclaimable bytes too, which may take a moment."""
 
 
-class SetCache(Call[Group]):
+class SetGroup(Call[Group]):
     group: str
-    cache: Cache
+    change: GroupChange
 
 
 class RollbackGroup(Call[Snapshot]):
@@ -142,6 +148,24 @@ class AllowClient(Call[Client]):
 class DenyClient(Call[Nothing]):
     group: str
     initiator: str
+
+
+class Attach(Call[Attached]):
+    """The portals are left empty: the daemon knows them."""
+
+    group: str
+    host: str
+    asked: AttachRequest
+
+
+class Release(Call[Nothing]):
+    group: str
+    host: str
+
+
+class ListAttachments(Call[Attachments]):
+    group: str | None
+    """None: of all groups."""
 
 
 class ListSessions(Call[Sessions]):
@@ -347,7 +371,7 @@ CALLS: dict[str, type[Call[Value]]] = {
         CloneGroup,
         DeleteGroup,
         ShowGroup,
-        SetCache,
+        SetGroup,
         RollbackGroup,
         AddVolume,
         ResizeVolume,
@@ -357,6 +381,9 @@ CALLS: dict[str, type[Call[Value]]] = {
         DeleteSnapshot,
         AllowClient,
         DenyClient,
+        Attach,
+        Release,
+        ListAttachments,
         ListSessions,
         ShowPool,
         SweepPool,

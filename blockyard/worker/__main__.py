@@ -14,6 +14,7 @@ import uvloop
 from blockstore.pool import Tuning
 from blockyard.rpc.log import set_up_log
 from blockyard.worker.process import Worker, open_or_create_store, open_store
+from target.iscsi.settings import Settings
 
 
 def main() -> int:
@@ -26,6 +27,8 @@ def main() -> int:
     parser.add_argument("--map-memory", type=int, default=Tuning().map_memory, help="bytes of maps kept in memory")
     parser.add_argument("--no-private-frees", action="store_true", help="let sweeps alone find what is free")
     parser.add_argument("--advertise", default=None, help="HOST:PORT that initiators are told to come to")
+    parser.add_argument("--ping-interval", type=float, default=Settings().ping_interval, help="of silence, in seconds")
+    parser.add_argument("--ping-timeout", type=float, default=Settings().ping_timeout, help="of no answer, in seconds")
     options = parser.parse_args()
     set_up_log(options.pool)
     channel = socket.socket(fileno=options.fd)
@@ -33,7 +36,10 @@ def main() -> int:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         tuning = Tuning(map_memory=options.map_memory, private_frees=not options.no_private_frees)
         opener = partial(open_or_create_store if options.create else open_store, tuning=tuning)
-        worker = Worker(options.pool, options.path, options.pool_size, opener, advertise=options.advertise)
+        settings = Settings(ping_interval=options.ping_interval, ping_timeout=options.ping_timeout)
+        worker = Worker(
+            options.pool, options.path, options.pool_size, opener, advertise=options.advertise, settings=settings
+        )
         return runner.run(worker.run(channel))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +18,10 @@ from typing import Any, TypeVar
 from blockstore.api import Group
 from blockstore.memory import MemoryPool
 from blockyard.api.app import make_app
+from blockyard.api.door import LocalDoor
 from blockyard.daemon.api_server import ApiServer, ApiSocket
 from blockyard.daemon.pool_worker import PoolWorker
+from blockyard.daemon.yard_database import YardDatabase
 from blockyard.errors import Unavailable
 from blockyard.model import Value
 from blockyard.operations import Operations
@@ -67,6 +69,10 @@ class FakeTargets:
     open: list[FakeSession] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     stood_down: list[str] = field(default_factory=list)
+    fences: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+    """What was fenced: the target, and the hosts that were let alone."""
+    heard: dict[str, float] = field(default_factory=dict)
+    """By host: when it was seen last."""
 
     def put(self, group: Group) -> None:
         self.shown[group.record.iqn] = group
@@ -84,6 +90,17 @@ class FakeTargets:
 
     def sessions(self) -> Sequence[FakeSession]:
         return self.open
+
+    @contextmanager
+    def fenced(self, iqn: str, keep: Collection[str]) -> Iterator[None]:
+        self.fences.append((iqn, tuple(keep)))
+        try:
+            yield
+        finally:
+            self.open = [each for each in self.open if each.target != iqn or each.initiator in keep]
+
+    def seen(self, iqn: str, host: str) -> float | None:
+        return self.heard.get(host)
 
 
 class FakeProcess:
@@ -221,7 +238,8 @@ def served_yard(path: Path) -> Iterator[MemoryYard]:
         ending = asyncio.Event()
         api_socket = ApiSocket(path)
         async with MemoryYard() as yard:
-            server = ApiServer(make_app(yard.operations))
+            book = YardDatabase(path.with_name("yard.db"))
+            server = ApiServer(LocalDoor(make_app(yard.operations, book), book))
             serving = asyncio.create_task(server.serve(sockets=[api_socket.sock]))
             await server.listening.wait()
             found.append((yard, ending, asyncio.get_running_loop()))
@@ -229,6 +247,7 @@ def served_yard(path: Path) -> Iterator[MemoryYard]:
             await ending.wait()
             server.stop()
             await serving
+            book.close()
         api_socket.close()
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
