@@ -302,17 +302,31 @@ class Operations:
     async def list_attachments(self, group: str | None = None, host: str | None = None) -> tuple[Attachment, ...]:
         """Complete, or Unavailable: a host that does not find itself here gives up what it has mounted."""
         if group is None:
-            await self._wait_settled()
-        pools = list(self._pools.values()) if group is None else [await self._pool_of(group)]
-        call = calls.ListAttachments(group=group)
-        lists = await asyncio.gather(*(pool.call(call, seconds=GLANCE) for pool in pools))
-        found = [self._reachable(each) for answer in lists for each in answer.attachments]
-        return tuple(
-            sorted(
-                (each for each in found if host is None or each.host.lower() == host.lower()),
-                key=lambda each: (each.group, each.host),
+            listed: Sequence[Attachment] = await self._all_attachments()
+        else:
+            pool = await self._pool_of(group)
+            listed = (await pool.call(calls.ListAttachments(group=group), seconds=GLANCE)).attachments
+        found = [self._reachable(each) for each in listed if host is None or each.host.lower() == host.lower()]
+        return tuple(sorted(found, key=lambda each: (each.group, each.host)))
+
+    async def _all_attachments(self) -> list[Attachment]:
+        """Of each group as its newest copy has them, whether that is served or between two pools at the moment."""
+        await self._wait_settled()
+        while True:
+            newest = self._newest_copies()
+            pools = list(self._pools.values())
+            lists = await asyncio.gather(
+                *(pool.call(calls.ListAttachments(group=None), seconds=GLANCE) for pool in pools)
             )
-        )
+            now = self._newest_copies()
+            # A group that moved meanwhile may have been in neither pool when that pool answered: then all over again.
+            if all(now.get(name) in (pool, None) for name, pool in newest.items()):
+                answers = zip(pools, lists, strict=True)
+                return [each for pool, answer in answers for each in answer.attachments if now.get(each.group) is pool]
+
+    def _newest_copies(self) -> dict[str, PoolHandle]:
+        """By group."""
+        return {name: max(copies(self._pools, name), key=_generation)[0] for name in self._names()}
 
     def _reachable(self, attachment: Attachment) -> Attachment:
         return attachment.model_copy(update={"portals": self.portals})
@@ -449,7 +463,7 @@ class Operations:
         found = copies(self._pools, name)
         serving = owner(found)
         if serving is None:
-            _, newest = max(found, key=lambda copy: copy[1].generation)
+            _, newest = max(found, key=_generation)
             return newest.model_copy(update={"state": PoolState.MOVING, "sessions": 0})
         pool, group = serving
         return group if pool.serving else group.model_copy(update={"state": pool.state, "sessions": 0})
@@ -499,6 +513,10 @@ def _pool_from_outside(pool: PoolHandle, reason: str | None) -> Pool:
         restarts=pool.restarts,
         path=_path(pool),
     )
+
+
+def _generation(copy: tuple[PoolHandle, Group]) -> int:
+    return copy[1].generation
 
 
 def _path(pool: PoolHandle) -> str | None:

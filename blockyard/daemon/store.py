@@ -23,7 +23,8 @@ KNOWN = "known-pools"
 
 _FSTAB = Path("/etc/fstab")
 _NUMBERED = re.compile(r"pool-(\d+)")
-_OURS = {"pools", "lock", KNOWN}
+_OURS = {"pools", "lock", KNOWN, "yard.db", "yard.db-wal", "yard.db-shm"}
+"""What a start that came to nothing may have left; the first pool makes a store of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Protocol
+from uuid import UUID
 
 from blockstore import api
 from blockyard.errors import InUse, Invalid
@@ -26,7 +27,7 @@ from blockyard.worker.records import product_errors, volume_model, wait_for_stor
 SECRET_LENGTH = 16  # characters; the most that Windows takes; RFC 7143 9.2.1 wants 12 bytes
 SECRET_ALPHABET = string.ascii_letters + string.digits  # no shell, form or option parser mangles them
 MAX_ATTACHMENTS = 256  # of a group; guessed: each costs some 300 bytes in every journalled change of the group
-FIRST_LOGIN_SECONDS = 60.0  # that a host which was not seen yet counts as alive; from the seam with the plugins
+FIRST_LOGIN_SECONDS = 60.0  # that a host which could not be seen yet counts as alive; what the plugins rely on
 
 
 class OpenSession(Protocol):
@@ -59,6 +60,8 @@ class Attachments:
         self._show = show
         self._now = now
         self._started = now()
+        self._resumed: dict[UUID, float] = {}
+        """By group: when it was last put up after its sessions had been ended here, not by their hosts."""
         self._changing = asyncio.Lock()
 
     async def attach(self, group: api.Group, host: str, asked: AttachRequest) -> Attached:
@@ -85,6 +88,13 @@ class Attachments:
             own = _find(group, host)
             if own is not None:
                 await self._change(group, [each for each in group.record.attachments if each is not own])
+
+    def resumed(self, group: api.Group) -> None:
+        """It has come from another pool, or its sessions were ended for a moment: its hosts have yet to log in here,
+        and nobody shall think them dead for that."""
+        now = self._now()
+        self._resumed = {each: when for each, when in self._resumed.items() if now - when < FIRST_LOGIN_SECONDS}
+        self._resumed[group.record.uuid] = now
 
     def show(self, groups: Iterable[api.Group]) -> tuple[Attachment, ...]:
         return tuple(self._model(group, each) for group in groups for each in group.record.attachments)
@@ -137,26 +147,33 @@ class Attachments:
 
     def _held(self, group: api.Group, host: str, holder: api.AttachmentRecord) -> InUse:
         shown = self._model(group, holder)
-        what = f"group {group.record.name} is attached to {holder.host} ({holder.mode.value})"
+        life = self._sign_of_life(shown, self._awaited(group, holder))
         if holder.host.lower() == host.lower():
             next_step = "release it first to attach it in another mode"
         else:
             next_step = "release it there, or take it over"
         return InUse(
-            f"{what}, {self._sign_of_life(shown)}: {next_step}",
+            f"group {group.record.name} is attached to {holder.host} ({holder.mode.value}), {life}: {next_step}",
             holder=holder.host,
             alive=shown.alive,
             seen=shown.seen,
         )
 
-    def _sign_of_life(self, shown: Attachment) -> str:
+    def _sign_of_life(self, shown: Attachment, awaited: float) -> str:
         if shown.alive:
             return "which is alive" if shown.sessions else "which has not logged in yet"
         if shown.seen is None:
-            return f"which has not logged in since {_time_text(max(shown.created, self._started))}"
+            return f"which has not logged in since {_time_text(awaited)}"
         return f"which is not alive: last seen {_time_text(shown.seen)}, {self._now() - shown.seen:.0f} s ago"
 
     # --- showing -----------------------------------------------------------------------------------------------------
+
+    def _awaited(self, group: api.Group, own: api.AttachmentRecord) -> float:
+        """Since when the host could log in."""
+        return max(own.created, self._started, self._resumed_at(group))
+
+    def _resumed_at(self, group: api.Group) -> float:
+        return self._resumed.get(group.record.uuid, 0.0)
 
     def _model(self, group: api.Group, own: api.AttachmentRecord) -> Attachment:
         record, host = group.record, own.host.lower()
@@ -164,7 +181,8 @@ class Attachments:
             each.target == record.iqn and each.initiator.lower() == host for each in self._targets.sessions()
         )
         seen = self._targets.seen(record.iqn, own.host)
-        waiting = seen is None and self._now() - max(own.created, self._started) < FIRST_LOGIN_SECONDS
+        unseen = seen is None or seen < self._resumed_at(group)
+        waiting = unseen and self._now() - self._awaited(group, own) < FIRST_LOGIN_SECONDS
         return Attachment(
             group=record.name,
             host=own.host,

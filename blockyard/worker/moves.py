@@ -42,7 +42,7 @@ class Targets(Protocol):
 
 
 class MoveVerbs:
-    """``show`` brings a group's target up to its record and tells the daemon."""
+    """``show`` brings a group's target up to its record (one that has left is not served), and tells the daemon."""
 
     def __init__(
         self, pool: api.Pool, targets: Targets, notify: Callable[[Notice], object], show: Callable[[api.Group], Group]
@@ -96,14 +96,9 @@ class MoveVerbs:
             if group.record.leaving is None:
                 self._show(group)
             raise
-        self._show_departed(group)
+        self._show(group)
         record = self._engine.catalog.raw[GROUP, departure.group.uuid.hex].decode()
         return Departed(record=record, generation=departure.group.generation, last=self._link(departure.last))
-
-    def _show_departed(self, group: api.Group) -> None:
-        """The target stays, for those who come: without volumes, and answering "try again"."""
-        self._show(group)
-        self._targets.stand_down(group.record.iqn)
 
     async def stay(self, call: calls.StayGroup) -> Group:
         group = self._group(call.group)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 from blockstore import api
@@ -99,7 +99,7 @@ class Verbs:
         self._changing = asyncio.Lock()
         self._attachments = Attachments(pool, targets, self._show_target)
         self.transfers = Transfers(pool, self._check_receivable, self._commit_received)
-        self.moves = MoveVerbs(pool, targets, notify, self._show_target)
+        self.moves = MoveVerbs(pool, targets, notify, self._resume)
         self.paused: set[str] = set()
         """IQNs that take no connection for a moment: one that arrives is closed, so that its initiator retries
         (an unknown target would be answered 02/03, which ends Linux's retries for good)."""
@@ -117,9 +117,7 @@ class Verbs:
     def project(self) -> tuple[Group, ...]:
         """Show every group of the pool as a target; what the daemon is told of them."""
         for group in self._pool.groups.values():
-            self._targets.put(group)
-            if group.record.leaving is not None:
-                self._targets.stand_down(group.record.iqn)
+            self._put_target(group)
         return tuple(self._model(group) for group in self._pool.groups.values())
 
     async def create_group(self, call: calls.CreateGroup) -> Created:
@@ -198,7 +196,7 @@ class Verbs:
                 future = group.rollback(call.snapshot)
             automatic = await wait_for_store(future)
         finally:
-            self._show_target(group)
+            self._resume(group)
             self.paused.discard(iqn)
         return snapshot_model(automatic)
 
@@ -304,11 +302,24 @@ class Verbs:
     # --- attachments -----------------------------------------------------------------------------------------------
 
     async def attach(self, call: calls.Attach) -> Attached:
-        return await self._attachments.attach(self._group(call.group), call.host, call.asked)
+        group = self._group(call.group)
+        with self._unless_leaving(call.group):
+            return await self._attachments.attach(group, call.host, call.asked)
 
     async def release(self, call: calls.Release) -> Nothing:
-        await self._attachments.release(self._group(call.group), call.host)
+        group = self._group(call.group)
+        with self._unless_leaving(call.group):
+            await self._attachments.release(group, call.host)
         return Nothing()
+
+    @contextmanager
+    def _unless_leaving(self, name: str) -> Iterator[None]:
+        """What the store refuses because the group has left meanwhile is Unavailable: nobody else holds it."""
+        try:
+            yield
+        except InUse:
+            self._group(name)
+            raise
 
     async def list_attachments(self, call: calls.ListAttachments) -> calls.Attachments:
         groups = list(self._pool.groups.values()) if call.group is None else [self._group(call.group)]
@@ -432,10 +443,21 @@ class Verbs:
 
     def _show_target(self, group: api.Group) -> Group:
         """Bring the target up to the group's record, and tell the daemon."""
-        self._targets.put(group)
+        self._put_target(group)
         model = self._model(group)
         self._notify(GroupChanged(group=model))
         return model
+
+    def _put_target(self, group: api.Group) -> None:
+        """The target of a group that has left stays, for those who come: without volumes, answering "try again"."""
+        self._targets.put(group)
+        if group.record.leaving is not None:
+            self._targets.stand_down(group.record.iqn)
+
+    def _resume(self, group: api.Group) -> Group:
+        """As ``_show_target``, after sessions were ended without their hosts' doing."""
+        self._attachments.resumed(group)
+        return self._show_target(group)
 
 
 Handler = Callable[[Verbs, Any], Awaitable[Value]]

@@ -13,6 +13,8 @@ import pytest
 
 from blockstore.api import (
     AlreadyExists,
+    AttachmentRecord,
+    AttachMode,
     Busy,
     CachePolicy,
     ChapSecret,
@@ -39,6 +41,9 @@ from tests.blockstore.streaming import content, fill, fingerprint, receive, scru
 from tests.blockstore.support import GRAIN, MIB, PERMIT, Answer, Driver, Store, pattern
 
 CLIENT = ClientRecord("iqn.2026-01.test:host", "192.0.2.0/24", ChapSecret("alice", "correct horse 1"))
+ATTACHED = AttachmentRecord(
+    "iqn.2026-01.test:attached", AttachMode.SINGLE_WRITER, 3, 1.0, ChapSecret("iqn.2026-01.test:attached", "s" * 16)
+)
 
 
 @pytest.fixture
@@ -54,6 +59,7 @@ def source(store: Store) -> tuple[Driver, Group]:
     driver = store.open()
     group = driver.group(count=3, clients=[CLIENT], cache=CachePolicy.WRITETHROUGH)
     driver.wait(group.remove_volume(2))
+    driver.wait(group.update(labels={"owner": "shop"}, attachments=[ATTACHED]))
     fill(driver, group, {0: 1, 7: 2, 600: 4})
     driver.wait(group.snapshot("a"))
     fill(driver, group, {7: 0, 9: 8}, 1)
@@ -119,6 +125,8 @@ def test_a_moved_group_has_every_identity_and_all_content(store: Store, other: S
     moved = there.pool.groups["db"]
     assert moved.record == replace(before, generation=2)
     assert moved.record.next_lun == 3
+    assert (moved.record.attachments, moved.record.attach_generation) == ((ATTACHED,), 3)
+    assert moved.record.labels == {"owner": "shop"}
     assert dict(moved.snapshots) == snapshots
     assert [content(there, "db", lun) for lun in (0, 1)] == live
     assert {name: fingerprint(there, "db", name).sha256 for name in moved.snapshots} == prints
@@ -252,6 +260,7 @@ def test_a_group_that_left_refuses_all_io_and_every_change_until_it_stays(store:
         lambda: group.resize(0, 32 * MIB),
         lambda: group.remove_volume(0),
         lambda: group.update(clients=()),
+        lambda: group.update(attachments=()),
         lambda: group.leave(uuid4(), "again", ""),
     ]
     for change in changes:
