@@ -42,13 +42,11 @@ class YardDirectory:
 
     def visible(self, initiator: str, address: str) -> list[str]:
         """Targets of pools that are down included: the initiator that asks will try them again."""
-        admitting = {
-            group.iqn: None  # a group that moves is in two pools for a moment
-            for pool in self._pools.values()
-            for group in pool.groups.values()
-            if _admits(group, initiator, address)
-        }
-        return list(admitting)
+        copies: dict[str, list[tuple[PoolWorker, Group]]] = {}
+        for pool in self._pools.values():
+            for group in pool.groups.values():
+                copies.setdefault(group.iqn, []).append((pool, group))
+        return [iqn for iqn, found in copies.items() if any(_admits(each, initiator, address) for each in _say(found))]
 
     def hand_over(self, key: object, sock: socket.socket, received: bytes, replied: int) -> None:
         """Give the connection to the worker that ``route`` named. If that one died meanwhile the connection is closed,
@@ -61,6 +59,12 @@ class YardDirectory:
         """Every copy of it: more than one while it moves from pool to pool."""
         wanted = target.lower()  # RFC 7143 4.2.7.1: names are compared case-insensitively
         return [(pool, group) for pool in self._pools.values() for group in pool.groups.values() if group.iqn == wanted]
+
+
+def _say(copies: list[tuple[PoolWorker, Group]]) -> list[Group]:
+    """Those whose word counts: the group's; all, while it is not known which that is."""
+    found = owner(copies)
+    return [group for _, group in copies] if found is None else [found[1]]
 
 
 def _admits(group: Group, initiator: str, address: str) -> bool:

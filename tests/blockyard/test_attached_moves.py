@@ -12,6 +12,7 @@ import pytest
 
 from blockstore import api
 from blockstore.group import chain_digest
+from blockyard.daemon.directory import YardDirectory
 from blockyard.errors import InUse, Unavailable
 from blockyard.model import NewGroup, VolumeSpec
 from blockyard.model.attachments import Attachment, AttachRequest
@@ -62,8 +63,11 @@ def test_an_attachment_is_listed_once_wherever_its_group_is_and_between_two_pool
                 await yard.operations.attach("db", HOST_A, ASK)
             await put_copy(yard, "pool-1", generation=2)
             assert [(each.group, each.host) for each in await listed()] == [("db", HOST_A)]
+            directory = YardDirectory(yard.pools)
+            assert directory.visible(HOST_A, "192.0.2.7") == [yard.pool.groups["db"].iqn]
             await yard.operations.attach("db", HOST_B, AttachRequest(take_over=True))
             assert [(each.group, each.host) for each in await listed()] == [("db", HOST_B)]
+            assert directory.visible(HOST_A, "192.0.2.7") == []
 
     run(scenario())
 

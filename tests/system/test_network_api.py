@@ -183,7 +183,7 @@ def test_connections_that_speak_no_tls_or_nothing_cost_nobody_anything(yard: Pro
     ],
 )
 def test_what_cannot_be_served_is_said_before_anything_is(tmp_path: Path, options: Any, said: str) -> None:
-    where = ("--store", str(tmp_path / "s"), "--portal", "127.0.0.1:0", "--api", f"unix:{tmp_path / 'api'}")
+    where = ("--create", "--store", str(tmp_path / "s"), "--portal", "127.0.0.1:0", "--api", f"unix:{tmp_path / 'api'}")
     done = subprocess.run([BLOCKYARD, "serve", *where, *options], capture_output=True, text=True, timeout=60)
     assert (done.returncode, said in done.stderr) == (2, True), done.stderr
     assert "Traceback" not in done.stderr
