@@ -30,6 +30,9 @@ class Soak:
 SOAKS = {
     "kill": Soak(("tests/system/test_kill.py",), 20, "workers killed with kill -9 under verified writes"),
     "permits": Soak(("tests/system/test_permits.py",), 20, "aborts, resets and reinstating logins against writes"),
+    "fencing": Soak(
+        ("tests/system/test_fencing.py",), 10, "take-overs of groups under load, through connections that are cut"
+    ),
     "hostile": Soak(("tests/system/test_hostile.py",), 20, "malformed PDUs beside a verified client"),
     "model": Soak(("tests/model/test_model.py",), 10, "the protocol's model in wider bounds, and its broken rules"),
     "power": Soak(("tests/blockstore/test_power_loss.py",), 10, "power cut at every point of recorded traces"),

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum
+from types import MappingProxyType
 from typing import Protocol
 from uuid import UUID
 
@@ -154,6 +155,30 @@ class ClientRecord:
     """What the target proves to the initiator."""
 
 
+class AttachMode(Enum):
+    """How a host has a group. The modes of a group's attachments are one and the same."""
+
+    SINGLE_WRITER = "single-writer"
+    """It has the group alone."""
+    MULTI_WRITER = "multi-writer"
+    READ_ONLY_MANY = "read-only-many"
+    """Nothing that its sessions send is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttachmentRecord:
+    """A host that was given the group, and what it must prove."""
+
+    host: str
+    """The initiator's iSCSI name."""
+    mode: AttachMode
+    generation: int
+    """Greater than that of every attachment of the group before it, ended ones included."""
+    created: float
+    """Seconds since 1970."""
+    chap: ChapSecret
+
+
 @dataclass(frozen=True, slots=True)
 class VolumeRecord:
     lun: int
@@ -196,6 +221,11 @@ class GroupRecord:
     """Invariant: greater than every LUN number ever used in this group (numbers are never used again)."""
     origin: str | None = None
     """``group@snapshot`` that it was cloned from."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """What people and programs noted about it; the store gives them no meaning."""
+    attachments: tuple[AttachmentRecord, ...] = ()
+    generation: int = 0
+    """Invariant: not less than the generation of any attachment, now or ever (numbers are never used again)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,8 +349,15 @@ class Group(Protocol):
     def remove_volume(self, lun: int) -> Future[None]: ...
 
     def update(
-        self, *, clients: Sequence[ClientRecord] | None = None, cache: CachePolicy | None = None
-    ) -> Future[GroupRecord]: ...
+        self,
+        *,
+        clients: Sequence[ClientRecord] | None = None,
+        cache: CachePolicy | None = None,
+        labels: Mapping[str, str] | None = None,
+        attachments: Sequence[AttachmentRecord] | None = None,
+    ) -> Future[GroupRecord]:
+        """Replace what is given; the rest stays. Durable when the result is there, and everything that joined before
+        is committed or dropped by then, as after ``Pool.barrier``: what fences a host relies on both."""
 
     def mapped_bytes(self, lun: int) -> int:
         """Bytes of the volume that are mapped (whoever shares them)."""
@@ -346,6 +383,9 @@ class PoolStatistics:
     """Names like ``reads``, ``writes``, ``read_bytes``, ``flush_rounds``, ``batches``, ``checkpoints``, ``sweeps``."""
 
 
+NO_LABELS: Mapping[str, str] = MappingProxyType({})
+
+
 class Pool(Protocol):
     @property
     def uuid(self) -> UUID: ...
@@ -362,12 +402,21 @@ class Pool(Protocol):
         volumes: Sequence[NewVolume],
         clients: Sequence[ClientRecord] = (),
         cache: CachePolicy = CachePolicy.WRITEBACK,
+        labels: Mapping[str, str] = NO_LABELS,
     ) -> Future[Group]: ...
 
     def clone_group(
-        self, group: str, snapshot: str, name: str, *, iqn: str, clients: Sequence[ClientRecord]
+        self,
+        group: str,
+        snapshot: str,
+        name: str,
+        *,
+        iqn: str,
+        clients: Sequence[ClientRecord],
+        labels: Mapping[str, str] = NO_LABELS,
     ) -> Future[Group]:
-        """A new group from a snapshot, writable at once; its volumes keep their LUNs and get new identities."""
+        """A new group from a snapshot, writable at once; its volumes keep their LUNs and get new identities. It has
+        the labels that are given, and is attached to nobody."""
 
     def delete_group(self, name: str) -> Future[None]:
         """With all its volumes and snapshots. Clones of it live on."""

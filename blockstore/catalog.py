@@ -16,6 +16,8 @@ from typing import Any
 from uuid import UUID
 
 from blockstore.api import (
+    AttachmentRecord,
+    AttachMode,
     CachePolicy,
     ChapSecret,
     ClientRecord,
@@ -154,6 +156,9 @@ def _group_to_json(entry: GroupEntry) -> Json:
         "volumes": [_volume_to_json(volume, entry.maps) for volume in record.volumes],
         "next_lun": record.next_lun,
         "origin": record.origin,
+        **({"labels": dict(record.labels)} if record.labels else {}),
+        **({"generation": record.generation} if record.generation else {}),
+        **({"attachments": [_attachment_to_json(each) for each in record.attachments]} if record.attachments else {}),
     }
 
 
@@ -169,6 +174,9 @@ def _group_from_json(value: Json) -> GroupEntry:
         volumes=volumes,
         next_lun=int(value["next_lun"]),
         origin=value["origin"],
+        labels={_text(key): _text(label) for key, label in value.get("labels", {}).items()},
+        attachments=tuple(_attachment_from_json(each) for each in value.get("attachments", ())),
+        generation=int(value.get("generation", 0)),
     )
     return GroupEntry(record, _maps_from_json(value["volumes"]))
 
@@ -236,6 +244,26 @@ def _client_from_json(value: Json) -> ClientRecord:
         address=value["address"],
         chap=_secret_from_json(value["chap"]),
         mutual=_secret_from_json(value["mutual"]),
+    )
+
+
+def _attachment_to_json(attachment: AttachmentRecord) -> Json:
+    return {
+        "host": attachment.host,
+        "mode": attachment.mode.value,
+        "generation": attachment.generation,
+        "created": attachment.created,
+        "chap": _secret_to_json(attachment.chap),
+    }
+
+
+def _attachment_from_json(value: Json) -> AttachmentRecord:
+    return AttachmentRecord(
+        host=_text(value["host"]),
+        mode=AttachMode(value["mode"]),
+        generation=int(value["generation"]),
+        created=float(value["created"]),
+        chap=ChapSecret(*map(_text, value["chap"])),
     )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from crc32c import crc32c
 
-from blockstore.api import Corrupt, StoreError, VolumeRecord
+from blockstore.api import AttachMode, Corrupt, GroupRecord, StoreError, VolumeRecord
 from blockstore.blockmap import PAGE_GRAIN_SHIFT, BlockMap, Map
 from blockstore.catalog import Catalog, SnapshotEntry
 from blockstore.checkpoint import MetaDb
@@ -258,6 +258,7 @@ def check_catalog(catalog: Catalog, blockmap: BlockMap) -> Iterator[Finding]:
         yield from _check_volumes(f"group {record.name}", record.volumes, entry.maps, blockmap)
         if any(volume.lun >= record.next_lun for volume in record.volumes):
             yield Finding(13, f"group {record.name}: a LUN is not below next_lun {record.next_lun}")
+        yield from _check_attachments(record)
     for snapshot in _snapshots(catalog):
         named.update(snapshot.maps.values())
         what = f"snapshot {snapshot.record.name}"
@@ -275,6 +276,19 @@ def check_catalog(catalog: Catalog, blockmap: BlockMap) -> Iterator[Finding]:
     uuids = Counter[UUID](volume.uuid for entry in groups.values() for volume in entry.record.volumes)
     for twice in [str(key) for counter in (iqns, uuids) for key, count in counter.items() if count > 1]:
         yield Finding(13, f"{twice} is used twice")
+
+
+def _check_attachments(record: GroupRecord) -> Iterator[Finding]:
+    what, attachments = f"group {record.name}", record.attachments
+    if len({each.host.lower() for each in attachments}) != len(attachments):
+        yield Finding(13, f"{what}: a host is attached twice")
+    if len({each.generation for each in attachments}) != len(attachments):
+        yield Finding(13, f"{what}: two attachments have the same generation")
+    if any(not 0 < each.generation <= record.generation for each in attachments):
+        yield Finding(13, f"{what}: the generation of an attachment is not within 1 to {record.generation}")
+    modes = {each.mode for each in attachments}
+    if len(modes) > 1 or (AttachMode.SINGLE_WRITER in modes and len(attachments) > 1):
+        yield Finding(13, f"{what}: its attachments exclude each other")
 
 
 def _check_volumes(

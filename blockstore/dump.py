@@ -55,4 +55,6 @@ def _without_secrets(value: bytes) -> str:
     content = json.loads(value)
     for client in content.get("clients", ()):
         client["chap"] = client["mutual"] = None
+    for attachment in content.get("attachments", ()):
+        attachment["chap"] = None
     return json.dumps(content, sort_keys=True)

@@ -22,6 +22,7 @@ from blockstore.api import (
     MAX_LUN,
     MAX_VOLUME_SIZE,
     AlreadyExists,
+    AttachmentRecord,
     CachePolicy,
     ClientRecord,
     Group,
@@ -205,7 +206,12 @@ class StoreGroup:
         return self._engine.control(prepare)
 
     def update(
-        self, *, clients: Sequence[ClientRecord] | None = None, cache: CachePolicy | None = None
+        self,
+        *,
+        clients: Sequence[ClientRecord] | None = None,
+        cache: CachePolicy | None = None,
+        labels: Mapping[str, str] | None = None,
+        attachments: Sequence[AttachmentRecord] | None = None,
     ) -> Future[GroupRecord]:
         def prepare() -> Plan[GroupRecord]:
             entry = self._current()
@@ -214,6 +220,10 @@ class StoreGroup:
                 record = replace(record, clients=tuple(clients))
             if cache is not None:
                 record = replace(record, cache=cache)
+            if labels is not None:
+                record = replace(record, labels=dict(labels))
+            if attachments is not None:
+                record = _with_attachments(record, tuple(attachments))
             return Plan((GroupEntry(record, entry.maps).put(),), lambda: record)
 
         return self._engine.control(prepare)
@@ -289,17 +299,27 @@ class GroupTable:
         volumes: Sequence[NewVolume],
         clients: Sequence[ClientRecord],
         cache: CachePolicy,
+        labels: Mapping[str, str],
     ) -> Future[StoreGroup]:
         def prepare() -> Plan[StoreGroup]:
             self._check_new_group(name, iqn)
-            record = GroupRecord(name, uuid4(), iqn, time.time(), cache, tuple(clients), (), next_lun=0)
+            record = GroupRecord(
+                name, uuid4(), iqn, time.time(), cache, tuple(clients), (), next_lun=0, labels=dict(labels)
+            )
             entry, edits = _plan_volumes(GroupEntry(record, {}), volumes, self._engine.next_map)
             return Plan((*edits, entry.put()), lambda: self.groups[name])
 
         return self._engine.control(prepare)
 
     def clone(
-        self, group: str, snapshot: str, name: str, *, iqn: str, clients: Sequence[ClientRecord]
+        self,
+        group: str,
+        snapshot: str,
+        name: str,
+        *,
+        iqn: str,
+        clients: Sequence[ClientRecord],
+        labels: Mapping[str, str],
     ) -> Future[StoreGroup]:
         def prepare() -> Plan[StoreGroup]:
             self._check_new_group(name, iqn)
@@ -310,7 +330,8 @@ class GroupTable:
             if entry is None:
                 raise NotFound(f"group {group} has no snapshot {snapshot!r}")
             cloned, edits = _plan_clone(source, entry, self._engine.next_map, name, iqn, tuple(clients))
-            return Plan((*edits, cloned.put()), lambda: self.groups[name])
+            labelled = GroupEntry(replace(cloned.record, labels=dict(labels)), cloned.maps)
+            return Plan((*edits, labelled.put()), lambda: self.groups[name])
 
         return self._engine.control(prepare)
 
@@ -425,6 +446,16 @@ def _plan_rollback(group: GroupEntry, target: SnapshotEntry, next_map: int) -> t
     edits += (DeleteMap(number) for lun, number in group.maps.items() if lun not in maps)
     edits.append(GroupEntry(replace(group.record, volumes=target.record.volumes), maps).put())
     return tuple(edits)
+
+
+def _with_attachments(record: GroupRecord, attachments: tuple[AttachmentRecord, ...]) -> GroupRecord:
+    """Raises Invalid when one of them is new and its generation is not."""
+    for each in attachments:
+        if each not in record.attachments and each.generation <= record.generation:
+            raise Invalid(f"group {record.name}: generation {each.generation} was used; allowed are those above "
+                          f"{record.generation}")  # fmt: skip
+    generation = max((each.generation for each in attachments), default=0)
+    return replace(record, attachments=attachments, generation=max(record.generation, generation))
 
 
 def _with_volume(entry: GroupEntry, changed: VolumeRecord) -> GroupEntry:

@@ -7,7 +7,7 @@ batch is "committed" at the end of the tick in which it was begun, which is when
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -18,6 +18,7 @@ import numpy as np
 from blockstore.api import (
     GRAIN,
     LOGICAL_BLOCK,
+    NO_LABELS,
     Buffer,
     CachePolicy,
     ClientRecord,
@@ -207,13 +208,21 @@ class MemoryPool:
         volumes: Sequence[NewVolume],
         clients: Sequence[ClientRecord] = (),
         cache: CachePolicy = CachePolicy.WRITEBACK,
+        labels: Mapping[str, str] = NO_LABELS,
     ) -> Future[Group]:
-        return widen(self._table.create(name, iqn=iqn, volumes=volumes, clients=clients, cache=cache))
+        return widen(self._table.create(name, iqn=iqn, volumes=volumes, clients=clients, cache=cache, labels=labels))
 
     def clone_group(
-        self, group: str, snapshot: str, name: str, *, iqn: str, clients: Sequence[ClientRecord]
+        self,
+        group: str,
+        snapshot: str,
+        name: str,
+        *,
+        iqn: str,
+        clients: Sequence[ClientRecord],
+        labels: Mapping[str, str] = NO_LABELS,
     ) -> Future[Group]:
-        return widen(self._table.clone(group, snapshot, name, iqn=iqn, clients=clients))
+        return widen(self._table.clone(group, snapshot, name, iqn=iqn, clients=clients, labels=labels))
 
     def delete_group(self, name: str) -> Future[None]:
         return self._table.delete(name)

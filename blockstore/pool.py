@@ -8,7 +8,7 @@ State and wiring only. What a batch is, is ``writer``'s; durability ``flush``'s;
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from uuid import UUID
 from blockstore.accountant import Accountant
 from blockstore.allocator import Allocator
 from blockstore.api import (
+    NO_LABELS,
     CachePolicy,
     ClientRecord,
     Closed,
@@ -268,13 +269,21 @@ class EnginePool:
         volumes: Sequence[NewVolume],
         clients: Sequence[ClientRecord] = (),
         cache: CachePolicy = CachePolicy.WRITEBACK,
+        labels: Mapping[str, str] = NO_LABELS,
     ) -> Future[Group]:
-        return widen(self._table.create(name, iqn=iqn, volumes=volumes, clients=clients, cache=cache))
+        return widen(self._table.create(name, iqn=iqn, volumes=volumes, clients=clients, cache=cache, labels=labels))
 
     def clone_group(
-        self, group: str, snapshot: str, name: str, *, iqn: str, clients: Sequence[ClientRecord]
+        self,
+        group: str,
+        snapshot: str,
+        name: str,
+        *,
+        iqn: str,
+        clients: Sequence[ClientRecord],
+        labels: Mapping[str, str] = NO_LABELS,
     ) -> Future[Group]:
-        return widen(self._table.clone(group, snapshot, name, iqn=iqn, clients=clients))
+        return widen(self._table.clone(group, snapshot, name, iqn=iqn, clients=clients, labels=labels))
 
     def delete_group(self, name: str) -> Future[None]:
         return self._table.delete(name)

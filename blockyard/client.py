@@ -16,7 +16,6 @@ from pydantic import TypeAdapter
 
 from blockyard.errors import Internal, Invalid, Unreachable, error_from
 from blockyard.model import (
-    Cache,
     Client,
     ClientSpec,
     CloneRequest,
@@ -82,8 +81,8 @@ class BlockyardClient:
     def show_group(self, name: str, *, usage: bool = False) -> Group:
         return self._ask(Group, "GET", f"/groups/{quote(name)}", params={"usage": True} if usage else None)
 
-    def set_cache(self, name: str, cache: Cache) -> Group:
-        return self._ask(Group, "PATCH", f"/groups/{quote(name)}", GroupChange(cache=cache))
+    def set_group(self, name: str, change: GroupChange) -> Group:
+        return self._ask(Group, "PATCH", f"/groups/{quote(name)}", change)
 
     def delete_group(self, name: str, *, force: bool = False) -> None:
         self._send("DELETE", f"/groups/{quote(name)}", params={"force": force})
@@ -248,7 +247,7 @@ class BlockyardClient:
 
 def _refusal(response: httpx.Response) -> Exception:
     try:
-        error = response.json()["error"]
-        return error_from(error["code"], error["message"])
+        error = dict(response.json()["error"])
+        return error_from(error.pop("code"), error.pop("message"), error)
     except (ValueError, KeyError, TypeError):
         return Internal(f"the daemon answered HTTP {response.status_code} without a reason")

@@ -13,6 +13,8 @@ from blockyard.model import Value
 
 MAX_SOCKET_PATH = 107  # bytes; sun_path of unix(7) without its final zero
 MAX_POOL_SIZE = 1 << 50  # bytes; guessed, far above what one directory will hold
+# Linux gives a silent target up after 10 s; longer than some minutes nobody wants to wait to hear of a host's death.
+MAX_PING_SECONDS = 300
 MAX_WORKERS = 64  # guessed: more processes than any machine of the field has cores for
 
 _PORTAL = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.%a-z]+)\]|(?P<host>[^:\[\]\s]+)):(?P<port>\d{1,5})")
@@ -61,6 +63,12 @@ def _some(portals: tuple[Portal, ...]) -> tuple[Portal, ...]:
     return portals
 
 
+def _ping_seconds(seconds: float) -> float:
+    if not 1 <= seconds <= MAX_PING_SECONDS:
+        raise ValueError(f"{seconds:g} s is not allowed: 1 to {MAX_PING_SECONDS} s")
+    return seconds
+
+
 PortalText = Annotated[Portal, BeforeValidator(parse_portal)]
 
 
@@ -70,5 +78,9 @@ class ServeConfig(Value):
     advertise: Annotated[PortalText | None, AfterValidator(_advertised)] = None
     workers: int = Field(default=1, ge=1, le=MAX_WORKERS)
     api: Annotated[Path, BeforeValidator(api_path)]
+    ping_interval: Annotated[float, AfterValidator(_ping_seconds)] = 10.0
+    """Seconds without a sign of life after which a session is asked for one."""
+    ping_timeout: Annotated[float, AfterValidator(_ping_seconds)] = 10.0
+    """Seconds that the answer may take; then the session is dropped, and its host counts as dead."""
     pool_size: int | None = Field(default=None, ge=1 << 20, le=MAX_POOL_SIZE)
     """Bytes that each pool may grow to; None: what the host file system has."""

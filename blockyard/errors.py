@@ -10,9 +10,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+Detail = str | int | float | bool | None
+
 
 class ProductError(Exception):
-    """Any refusal of the product; the message is one line for people: what was seen, what is allowed."""
+    """Any refusal of the product; the message is one line for people: what was seen, what is allowed. ``details`` say
+    the same to programs; they travel with the error."""
+
+    def __init__(self, message: str, **details: Detail) -> None:
+        super().__init__(message)
+        self.details = details
 
     @property
     def answer(self) -> Answer:
@@ -97,9 +104,9 @@ ANSWERS: dict[type[ProductError], Answer] = {
 BY_CODE: dict[str, type[ProductError]] = {answer.code: error for error, answer in ANSWERS.items()}
 
 
-def error_from(code: str, message: str) -> ProductError:
+def error_from(code: str, message: str, details: Mapping[str, Detail] | None = None) -> ProductError:
     """The error that was sent as ``code``; an unknown code (a newer peer) is an internal one."""
-    return BY_CODE.get(code, Internal)(message)
+    return BY_CODE.get(code, Internal)(message, **(details or {}))
 
 
 def explain(errors: Iterable[Mapping[str, Any]]) -> str:

@@ -13,12 +13,12 @@ from uuid import UUID
 
 from blockyard.errors import AlreadyExists, Invalid, NotFound, ProductError, Unavailable
 from blockyard.model import (
-    Cache,
     Client,
     ClientSpec,
     CloneRequest,
     Created,
     Group,
+    GroupChange,
     Groups,
     Health,
     NewGroup,
@@ -33,6 +33,7 @@ from blockyard.model import (
     VolumeSpec,
     names,
 )
+from blockyard.model.attachments import Attached, Attachment, AttachRequest
 from blockyard.model.transfers import Receive
 from blockyard.rpc import calls
 from blockyard.rpc.calls import Call
@@ -115,6 +116,7 @@ class Operations:
                     iqn=asked.iqn,
                     default_iqn=default,
                     clients=asked.clients,
+                    labels=asked.labels,
                 )
             )
         return created.model_copy(update={"group": self._with_portals(created.group)})
@@ -138,8 +140,8 @@ class Operations:
     async def delete_group(self, name: str, *, force: bool) -> None:
         await self._ask(name, calls.DeleteGroup(group=name, force=force))
 
-    async def set_cache(self, name: str, cache: Cache) -> Group:
-        return self._with_portals(await self._ask(name, calls.SetCache(group=name, cache=cache)))
+    async def set_group(self, name: str, change: GroupChange) -> Group:
+        return self._with_portals(await self._ask(name, calls.SetGroup(group=name, change=change)))
 
     async def rollback_group(self, name: str, asked: RollbackRequest) -> Snapshot:
         """The answer is the automatic snapshot of what was there before."""
@@ -225,6 +227,37 @@ class Operations:
 
     async def deny_client(self, group: str, initiator: str) -> None:
         await self._ask(group, calls.DenyClient(group=group, initiator=initiator))
+
+    # --- attachments -----------------------------------------------------------------------------------------------
+
+    async def attach(self, group: str, host: str, asked: AttachRequest) -> Attached:
+        """Give the group to ``host``. Idempotent; raises InUse while another has it, unless it is to be taken over.
+        Once this has returned nothing lands of whoever lost the group."""
+        _check_host(host)
+        attached = await self._ask(group, calls.Attach(group=group, host=host, asked=asked))
+        return attached.model_copy(update={"attachment": self._reachable(attached.attachment)})
+
+    async def release(self, group: str, host: str) -> None:
+        """Idempotent, as long as there is such a group."""
+        await self._ask(group, calls.Release(group=group, host=host))
+
+    async def list_attachments(self, group: str | None = None, host: str | None = None) -> tuple[Attachment, ...]:
+        """Complete, or Unavailable: a host that does not find itself here gives up what it has mounted."""
+        if group is None:
+            await self._wait_settled()
+        pools = list(self._pools.values()) if group is None else [await self._pool_of(group)]
+        call = calls.ListAttachments(group=group)
+        lists = await asyncio.gather(*(pool.call(call, seconds=GLANCE) for pool in pools))
+        found = [self._reachable(each) for answer in lists for each in answer.attachments]
+        return tuple(
+            sorted(
+                (each for each in found if host is None or each.host.lower() == host.lower()),
+                key=lambda each: (each.group, each.host),
+            )
+        )
+
+    def _reachable(self, attachment: Attachment) -> Attachment:
+        return attachment.model_copy(update={"portals": self.portals})
 
     # --- sessions, pools, the yard ---------------------------------------------------------------------------------
 
@@ -400,6 +433,13 @@ def _default_iqn(pool: PoolHandle, group: str) -> str:
     if pool.uuid is None:
         raise Unavailable(f"pool {pool.name} is {_why(pool)}")
     return names.target_iqn(f"{IQN_PREFIX}:{pool.uuid.hex[:8]}:{group}")
+
+
+def _check_host(host: str) -> None:
+    try:
+        names.host(host)
+    except ValueError as error:
+        raise Invalid(str(error)) from None
 
 
 def _check_distinct(clients: Sequence[ClientSpec]) -> None:

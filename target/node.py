@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from blockstore.api import ClientRecord, Done, Group, StoreError
+from blockstore.api import Done, Group, StoreError
 from pdus.iscsi.async_message import AsyncEvent
 from pdus.iscsi.login import LoginStatus
 from pdus.iscsi.task_management import Function, FunctionResponse
 from target.access import find_client, host_of
+from target.admission import Admitted, admitted
 from target.iscsi.events import (
     DataArrived,
     Event,
@@ -76,16 +77,23 @@ class NodeSession:
         "write_bytes",
     )
 
-    def __init__(self, node: TargetNode, stream: Stream, identity: SessionIdentity, tsih: int) -> None:
+    def __init__(
+        self, node: TargetNode, stream: Stream, identity: SessionIdentity, tsih: int, *, read_only: bool
+    ) -> None:
         self.node = node
         self.stream = stream
         self.identity = identity
         self.tsih = tsih
-        self.nexus = Nexus(identity.initiator_name, identity.isid)
+        self.nexus = Nexus(identity.initiator_name, identity.isid, read_only=read_only)
         self.connected = time.time()
         self.commands = 0
         self.read_bytes = 0
         self.write_bytes = 0
+
+    @property
+    def seen(self) -> float:
+        """When the initiator last gave a sign of life, in seconds since 1970."""
+        return time.time() - self.stream.silence
 
     def info(self) -> SessionInfo:
         connection = self.stream.connection
@@ -103,6 +111,15 @@ class NodeSession:
             self.read_bytes,
             self.write_bytes,
         )
+
+
+class FencedSession:
+    """In the place of a session whose host has lost the group: whatever still arrives means nothing."""
+
+    __slots__ = ("session",)
+
+    def __init__(self, session: NodeSession) -> None:
+        self.session = session
 
 
 def nexus_key(identity: SessionIdentity) -> tuple[str, bytes]:
@@ -125,12 +142,16 @@ class TargetNode:
         self.iqn = iqn
         self._advertise = advertise
         self.device_server = DeviceServer()
-        self.clients: tuple[ClientRecord, ...] = ()
+        self.clients: tuple[Admitted, ...] = ()
         self.sessions: dict[tuple[str, bytes], NodeSession] = {}
         """By initiator name and ISID: with the one portal group that is the I_T nexus."""
         self._barrier = barrier
         self.retired = False
         """No session begins any more: the group is being deleted or rolled back."""
+        self._fences = 0
+        """How many are being put up at the moment; meanwhile nobody logs in."""
+        self._seen: dict[str, float] = {}
+        """Attached hosts that had a session and have it no more: when they gave their last sign of life."""
         self._sizes: dict[int, int] = {}
         self._write_through: dict[int, bool] = {}
         self._last_tsih = 0
@@ -141,7 +162,7 @@ class TargetNode:
 
     def project(self, group: Group) -> None:
         """Take over clients and volumes of ``group``, and tell the sessions what changed."""
-        self._admit(group.record.clients)
+        self._admit(admitted(group.record))
         names = {volume.lun: volume.name for volume in group.record.volumes}
         if self.device_server.set_units(group.volumes, names):
             self._announce_luns()
@@ -153,7 +174,7 @@ class TargetNode:
             self.device_server.mode_changed(lun)
         self._sizes, self._write_through = sizes, write_through
 
-    def _admit(self, clients: tuple[ClientRecord, ...]) -> None:
+    def _admit(self, clients: tuple[Admitted, ...]) -> None:
         """A client that is no longer allowed, or whose secrets changed, loses its sessions now."""
         before, self.clients = self.clients, clients
         for session in tuple(self.sessions.values()):
@@ -161,6 +182,8 @@ class TargetNode:
             now = find_client(clients, initiator, address)
             if now is None or now != find_client(before, initiator, address):
                 session.stream.close("the client's access changed")
+        attached = {client.initiator.lower() for client in clients if client.generation}
+        self._seen = {host: when for host, when in self._seen.items() if host in attached}
 
     def _announce_luns(self) -> None:
         self._notify(AsyncEvent.SCSI, sense_data=sense.REPORTED_LUNS_DATA_HAS_CHANGED.fixed())
@@ -175,9 +198,36 @@ class TargetNode:
     def infos(self) -> Iterable[SessionInfo]:
         return [session.info() for session in self.sessions.values()]
 
+    # --- fencing -------------------------------------------------------------------------------------------------
+
+    def fence(self, keep: Collection[str]) -> list[NodeSession]:
+        """Revoke all that is being written by initiators other than ``keep``, take nothing more from them, and let
+        nobody log in, until ``end_fence``. What was revoked may still be in the batch being written: whoever fences
+        waits for the store (``Group.update``, or the barrier) before it promises anything."""
+        self._fences += 1
+        kept = {host.lower() for host in keep}
+        fenced = [each for each in self.sessions.values() if each.identity.initiator_name.lower() not in kept]
+        for session in fenced:
+            self._abort_all(session)
+            session.stream.context = FencedSession(session)
+        return fenced
+
+    def end_fence(self, fenced: Iterable[NodeSession]) -> None:
+        """Drop the sessions that ``fence`` returned. From now on the group's record says who may log in."""
+        self._fences -= 1
+        for session in fenced:
+            session.stream.close("its host has lost the group")
+
+    def seen(self, host: str) -> float | None:
+        """When ``host`` last gave a sign of life in a session, in seconds since 1970; None: it had none, as far as is
+        known here."""
+        name = host.lower()
+        open_now = [each.seen for each in self.sessions.values() if each.identity.initiator_name.lower() == name]
+        return max(open_now, default=self._seen.get(name))
+
     # --- sessions ------------------------------------------------------------------------------------------------
 
-    def establish(self, stream: Stream, identity: SessionIdentity, client: ClientRecord) -> None:
+    def establish(self, stream: Stream, identity: SessionIdentity, client: Admitted) -> None:
         """Enter full feature phase as ``client``, or refuse. A session of the same nexus is reinstated: it ends, and
         what it was writing is committed or dropped, before the login is answered (RFC 7143 6.3.5). The same goes for
         a session that was lost just now: hence the barrier before every login."""
@@ -191,13 +241,13 @@ class TargetNode:
             old.stream.close("session reinstated by a new login")
         self._after_barrier(stream, "login", partial(self._begin, stream, identity, client))
 
-    def _begin(self, stream: Stream, identity: SessionIdentity, client: ClientRecord) -> None:
+    def _begin(self, stream: Stream, identity: SessionIdentity, client: Admitted) -> None:
         key = nexus_key(identity)
         if key in self.sessions or self._refusal(client) is not None:
             # While the store was settling another login of this nexus was answered, or the group has changed
             self.establish(stream, identity, client)
             return
-        session = NodeSession(self, stream, identity, self._new_tsih())
+        session = NodeSession(self, stream, identity, self._new_tsih(), read_only=client.read_only)
         self.sessions[key] = session
         self._empty.clear()
         stream.context = session
@@ -206,9 +256,9 @@ class TargetNode:
         log.info("%s logged in to %s from %s", identity.initiator_name, self.iqn, stream.peer)
         stream.wake()
 
-    def _refusal(self, client: ClientRecord) -> LoginStatus | None:
+    def _refusal(self, client: Admitted) -> LoginStatus | None:
         """Why nobody, or not this client, may log in: the group may change while an initiator proves who it is."""
-        if self.retired:
+        if self.retired or self._fences:
             return LoginStatus.SERVICE_UNAVAILABLE  # retried; whoever comes again is told where the target has gone
         return None if client in self.clients else LoginStatus.AUTHORIZATION_FAILURE
 
@@ -240,8 +290,14 @@ class TargetNode:
         key = nexus_key(session.identity)
         if self.sessions.get(key) is session:
             del self.sessions[key]
+        self._remember(session)
         if not self.sessions:
             self._empty.set()
+
+    def _remember(self, session: NodeSession) -> None:
+        host = session.identity.initiator_name.lower()
+        if any(client.generation and client.initiator.lower() == host for client in self.clients):
+            self._seen[host] = session.seen
 
     def _abort_all(self, session: NodeSession) -> None:
         owner = session.stream.connection.session

@@ -113,6 +113,11 @@ class Stream:
         self._busy = False
         self._scheduled = False  # the rest of the events has its turn in the next tick, once however often we are woken
 
+    @property
+    def silence(self) -> float:
+        """Seconds since the peer's last sign of life."""
+        return self._portal.now() - self.connection.last_heard
+
     # --- input ---------------------------------------------------------------------------------------------------
 
     def feed(self, data: bytes) -> None:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 
-from blockstore.api import ClientRecord, Done, Group
+from blockstore.api import Done, Group
 from pdus.iscsi.login import LoginStatus
 from target.access import find_client, host_of
+from target.admission import Admitted
 from target.iscsi.auth import ChapCredentials
 from target.iscsi.events import Event, LoginStarted, SessionRequested
 from target.iscsi.login import LoginPolicy
-from target.node import NodeSession, SessionInfo, TargetNode
+from target.node import FencedSession, NodeSession, SessionInfo, TargetNode
 from target.portal import Stream
 
 log = logging.getLogger("blockyard.target")
@@ -30,7 +31,7 @@ class PendingLogin:
 
     __slots__ = ("client", "node")
 
-    def __init__(self, node: TargetNode, client: ClientRecord) -> None:
+    def __init__(self, node: TargetNode, client: Admitted) -> None:
         self.node = node
         self.client = client
 
@@ -65,6 +66,25 @@ class Targets:
             await asyncio.wait_for(node.wait_empty(), DRAIN_SECONDS)
         node.drop("the target was removed")
 
+    @contextlib.contextmanager
+    def fenced(self, iqn: str, keep: Collection[str]) -> Iterator[None]:
+        """While it lasts, no session of the target but those of the hosts in ``keep`` writes anything, and nobody logs
+        in (03/01: tried again). What they were writing is revoked at once; at the end they are dropped."""
+        node = self._nodes.get(iqn.lower())
+        if node is None:
+            yield
+            return
+        fenced = node.fence(keep)
+        try:
+            yield
+        finally:
+            node.end_fence(fenced)
+
+    def seen(self, iqn: str, host: str) -> float | None:
+        """When ``host`` last gave a sign of life in a session of the target, in seconds since 1970."""
+        node = self._nodes.get(iqn.lower())
+        return None if node is None else node.seen(host)
+
     def sessions(self) -> list[SessionInfo]:
         return [info for node in self._nodes.values() for info in node.infos()]
 
@@ -78,14 +98,18 @@ class Targets:
         context = stream.context
         if type(context) is NodeSession:
             context.node.on_event(context, event)
+        elif type(context) is FencedSession:
+            return  # nothing of it counts any more; its connection is about to be closed
         elif isinstance(event, LoginStarted):
             self._start_login(stream, event)
         elif isinstance(event, SessionRequested):
             self._establish(stream, event)
 
     def on_closed(self, stream: Stream) -> None:
-        if type(stream.context) is NodeSession:
-            stream.context.node.lose(stream.context)
+        context = stream.context
+        session = context.session if type(context) is FencedSession else context
+        if type(session) is NodeSession:
+            session.node.lose(session)
 
     def _start_login(self, stream: Stream, event: LoginStarted) -> None:
         node = self._nodes.get((event.target_name or "").lower())
@@ -109,7 +133,7 @@ class Targets:
         pending.node.establish(stream, event.identity, pending.client)
 
 
-def policy_of(client: ClientRecord) -> LoginPolicy:
+def policy_of(client: Admitted) -> LoginPolicy:
     """What the login must prove, from the client's record."""
     if client.chap is None:
         return LoginPolicy()

@@ -8,9 +8,9 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from blockyard.api import clients, groups, health, pools, receives, sessions, snapshots, volumes
+from blockyard.api import attachments, clients, groups, health, pools, receives, sessions, snapshots, volumes
 from blockyard.api.body_limit import BodyLimit
-from blockyard.errors import Internal, Invalid, NotFound, ProductError, explain
+from blockyard.errors import Detail, Internal, Invalid, NotFound, ProductError, explain
 from blockyard.operations import Operations
 
 
@@ -18,8 +18,8 @@ def make_app(operations: Operations) -> FastAPI:
     app = FastAPI(title="Blockyard", description="Volume groups served by iSCSI", docs_url=None, redoc_url=None)
     app.state.operations = operations
     app.add_middleware(BodyLimit)
-    for router in (noun.router for noun in (groups, volumes, snapshots, receives, clients, sessions, pools, health)):
-        app.include_router(router, prefix="/v1")
+    for noun in (groups, volumes, snapshots, receives, clients, attachments, sessions, pools, health):
+        app.include_router(noun.router, prefix="/v1")
     app.add_exception_handler(ProductError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(ValidationError, _invalid)
@@ -28,8 +28,8 @@ def make_app(operations: Operations) -> FastAPI:
     return app
 
 
-def body_of(error: ProductError) -> dict[str, dict[str, str]]:
-    return {"error": {"code": error.answer.code, "message": str(error)}}
+def body_of(error: ProductError) -> dict[str, dict[str, Detail]]:
+    return {"error": {**error.details, "code": error.answer.code, "message": str(error)}}
 
 
 def _answer(error: ProductError, status: int | None = None) -> JSONResponse:

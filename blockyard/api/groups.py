@@ -31,7 +31,7 @@ async def show_group(name: str, verbs: Verbs, usage: bool = False) -> Group:
 
 @router.patch("/{name}")
 async def set_group(name: str, change: GroupChange, verbs: Verbs) -> Group:
-    return await verbs.set_cache(name, change.cache)
+    return await verbs.set_group(name, change)
 
 
 @router.delete("/{name}", status_code=status.HTTP_204_NO_CONTENT)

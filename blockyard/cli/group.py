@@ -21,14 +21,19 @@ from blockyard.cli.output import (
     warn,
 )
 from blockyard.cli.secrets import ChapSecretFile, ChapUser, GenerateChap, MutualSecretFile, MutualUser, read_chap
-from blockyard.cli.values import GroupArgument, Size, group_and_snapshot, size_of
-from blockyard.model import Cache, CloneRequest, Created, Group, NewGroup, RollbackRequest, VolumeSpec
+from blockyard.cli.values import GroupArgument, Size, group_and_snapshot, labels_of, size_of
+from blockyard.errors import Invalid
+from blockyard.model import Cache, CloneRequest, Created, Group, GroupChange, NewGroup, RollbackRequest, VolumeSpec
 
 app = typer.Typer(no_args_is_help=True, help="Volume groups: each is one iSCSI target.")
 
 Clients = Annotated[
     list[str] | None,
     typer.Option("--client", metavar="IQN|any", help="Initiator that may log in; may be repeated."),
+]
+LabelsOption = Annotated[
+    list[str] | None,
+    typer.Option("--label", metavar="KEY=VALUE", help="What to note about the group; may be repeated."),
 ]
 CREATE = "blockyard group create NAME --size 10G --client IQN-OF-THE-HOST"
 CACHE_HELP = (
@@ -48,6 +53,7 @@ def create(
     iqn: Annotated[
         str | None, typer.Option(metavar="IQN", help="The target's name; made from pool and group if left out.")
     ] = None,
+    label: LabelsOption = None,
     chap_user: ChapUser = None,
     chap_secret_file: ChapSecretFile = None,
     generate_chap: GenerateChap = False,
@@ -63,6 +69,7 @@ def create(
         clients=tuple(chap.client(initiator) for initiator in client or ()),
         cache=cache,
         iqn=iqn,
+        labels=labels_of(label or ()),
     )
     with connect() as daemon:
         created = daemon.create_group(asked)
@@ -105,6 +112,8 @@ def _print_group(group: Group) -> None:
             ("Created", time_text(group.created)),
             *([("Clone of", group.origin)] if group.origin else []),
             ("Sessions", str(group.sessions)),
+            *([("Attached to", ", ".join(group.hosts))] if group.hosts else []),
+            *([("Labels", ", ".join(f"{key}={value}" for key, value in group.labels.items()))] if group.labels else []),
             *_usage_fields(group),
         ]
     )
@@ -182,14 +191,28 @@ def list_(json: Json = False) -> None:
 
 
 @app.command("set", epilog="Example: blockyard group set db --cache writethrough")
-def set_(group: GroupArgument, cache: Annotated[Cache, typer.Option(help=CACHE_HELP)], json: Json = False) -> None:
-    """Change a group's cache policy, also while it is in use."""
+def set_(
+    group: GroupArgument,
+    cache: Annotated[Cache | None, typer.Option(help=CACHE_HELP)] = None,
+    label: LabelsOption = None,
+    json: Json = False,
+) -> None:
+    """Change a group's cache policy or labels, also while it is in use. KEY= takes a label away; labels that are not
+    named stay."""
+    if cache is None and label is None:
+        raise Invalid("nothing to set: give --cache or --label")
     with connect() as daemon:
-        changed = daemon.set_cache(group, cache)
+        labels = None if label is None else _merged(daemon.show_group(group).labels, labels_of(label))
+        changed = daemon.set_group(group, GroupChange(cache=cache, labels=labels))
     if json:
         print_json(changed)
-    else:
-        say(f"Group {group} is {changed.cache} now.")
+        return
+    noted = ", ".join(f"{key}={value}" for key, value in changed.labels.items())
+    say(f"Group {group} is {changed.cache} now" + (f", labels {noted}." if noted else "."))
+
+
+def _merged(there: dict[str, str], said: dict[str, str]) -> dict[str, str]:
+    return {key: value for key, value in (there | said).items() if value}
 
 
 @app.command(epilog="Example: blockyard group clone db@before-upgrade staging")
@@ -198,14 +221,16 @@ def clone(
     name: Annotated[str, typer.Argument(metavar="NEW", help="Name of the new group.")],
     client: Clients = None,
     iqn: Annotated[str | None, typer.Option(metavar="IQN", help="The new target's name.")] = None,
+    label: LabelsOption = None,
     json: Json = False,
 ) -> None:
     """A new, writable group from a snapshot, at once. Without --client it has the clients of the group it came from."""
     group, snapshot = group_and_snapshot(source, None)
     chap = read_chap(None, None, False)
     clients = None if client is None else tuple(chap.client(initiator) for initiator in client)
+    asked = CloneRequest(snapshot=snapshot, name=name, clients=clients, iqn=iqn, labels=labels_of(label or ()))
     with connect() as daemon:
-        created = daemon.clone_group(group, CloneRequest(snapshot=snapshot, name=name, clients=clients, iqn=iqn))
+        created = daemon.clone_group(group, asked)
     if json:
         _print_created(created)
         return

@@ -9,7 +9,7 @@ import typer
 from pydantic import ValidationError
 
 from blockyard import __version__
-from blockyard.cli import check, client, group, pool, serve, session, snapshot, snapshot_content, volume
+from blockyard.cli import attachment, check, client, group, pool, serve, session, snapshot, snapshot_content, volume
 from blockyard.cli.output import Json, print_json, say, warn
 from blockyard.errors import ANSWERS, EXIT_FINDINGS, Invalid, ProductError, explain
 from blockyard.model.names import DEFAULT_API
@@ -33,7 +33,7 @@ app = typer.Typer(
 app.command(epilog="Example: blockyard serve --store /var/lib/blockyard --portal 0.0.0.0:3260")(serve.serve)
 app.command(epilog="Example: blockyard check --store /var/lib/blockyard --deep")(check.check)
 app.command(epilog="Example: blockyard diff db@monday db@tuesday")(snapshot_content.diff)
-for noun in (group, volume, snapshot, client, session, pool):
+for noun in (group, volume, snapshot, client, attachment, session, pool):
     app.add_typer(noun.app, name=noun.__name__.rpartition(".")[2])
 
 

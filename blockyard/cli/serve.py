@@ -30,6 +30,13 @@ def serve(
         typer.Option(metavar="HOST:PORT", help="What discovery names instead of the address that was reached."),
     ] = None,
     workers: Annotated[int, typer.Option(metavar="N", help="How many pools there shall be, a process each.")] = 1,
+    ping_interval: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Of silence, after which a session is pinged; 1 to 300.")
+    ] = 10.0,
+    ping_timeout: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", help="Without an answer, after which the session is dropped; 1 to 300."),
+    ] = 10.0,
     api: Annotated[
         str | None,
         typer.Option(metavar="unix:PATH", help=f"The API's socket. [default: BLOCKYARD_API or {DEFAULT_API}]"),
@@ -48,6 +55,8 @@ def serve(
         "advertise": advertise,
         "workers": workers,
         "api": api or os.environ.get("BLOCKYARD_API") or DEFAULT_API,
+        "ping_interval": ping_interval,
+        "ping_timeout": ping_timeout,
         "pool_size": None if pool_size is None else _bytes(pool_size),
     }
     os.execv(sys.executable, [sys.executable, "-m", "blockyard.daemon", json.dumps(config)])

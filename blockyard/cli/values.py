@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
@@ -45,3 +46,14 @@ def rate_of(text: str) -> int:
     if rate < names.GRAIN:
         raise Invalid(f"rate: {rate} bytes a second; allowed are {names.GRAIN} and more")
     return rate
+
+
+def labels_of(texts: Iterable[str]) -> dict[str, str]:
+    """From ``KEY=VALUE``. Raises Invalid."""
+    found: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise Invalid(f"{text!r} is no label: KEY=VALUE is allowed")
+        found[key] = value
+    return found

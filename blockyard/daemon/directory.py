@@ -62,4 +62,6 @@ class YardDirectory:
 
 
 def _admits(group: Group, initiator: str, address: str) -> bool:
+    if group.hosts:  # then its clients count for nothing
+        return initiator.lower() in (host.lower() for host in group.hosts)
     return find_client(group.clients, initiator, address) is not None

@@ -63,9 +63,13 @@ Spawn = Callable[[socket.socket], Awaitable[Process]]
 """Start a worker that has this end of the channel. The caller closes its own copy afterwards."""
 
 
-def spawn_worker(name: str, path: Path, size: int | None, advertise: str | None) -> Spawn:
-    """The real one: an exec'ed Python process; only stderr and its end of the channel are inherited."""
+def spawn_worker(
+    name: str, path: Path, size: int | None, advertise: str | None, *, pings: tuple[float, float]
+) -> Spawn:
+    """The real one: an exec'ed Python process; only stderr and its end of the channel are inherited. ``pings``:
+    interval and timeout in seconds."""
     command = [sys.executable, "-m", "blockyard.worker", "--pool", name, "--path", str(path)]
+    command += ["--ping-interval", str(pings[0]), "--ping-timeout", str(pings[1])]
     if size is not None:
         command += ["--pool-size", str(size)]
     if advertise is not None:

@@ -39,8 +39,9 @@ class Yard:
         self._ending = asyncio.Event()
         self._listening: list[Portal] = []
         advertise = str(config.advertise) if config.advertise else None
+        pings = (config.ping_interval, config.ping_timeout)
         self.pools = {
-            name: PoolWorker(name, spawn_worker(name, path, config.pool_size, advertise), loop)
+            name: PoolWorker(name, spawn_worker(name, path, config.pool_size, advertise, pings=pings), loop)
             for name, path in store.pools(config.workers).items()
         }
         directory = YardDirectory(self.pools)

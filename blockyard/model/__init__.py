@@ -108,7 +108,11 @@ class NewGroup(Value):
 
 
 class GroupChange(Value):
-    cache: Cache
+    """What is left out stays as it is."""
+
+    cache: Cache | None = None
+    labels: Labels | None = None
+    """All of them: those that are not named go."""
 
 
 class CloneRequest(Value):
@@ -205,6 +209,8 @@ class Group(Value):
     portals: tuple[str, ...] = ()
     """Where initiators log in, ``host:port``."""
     labels: dict[str, str] = {}
+    hosts: tuple[str, ...] = ()
+    """That have it attached; while there are any, only they may log in."""
     exclusive: int | None = None
     """Bytes that only this group references: deleting it would free so many. None: not counted."""
     reclaimable: int | None = None

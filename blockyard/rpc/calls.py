@@ -12,11 +12,11 @@ from uuid import UUID
 from pydantic import ConfigDict
 
 from blockyard.model import (
-    Cache,
     Client,
     ClientSpec,
     Created,
     Group,
+    GroupChange,
     NewGroup,
     Pool,
     Session,
@@ -27,6 +27,7 @@ from blockyard.model import (
     Volume,
     VolumeSpec,
 )
+from blockyard.model.attachments import Attached, Attachment, AttachRequest
 from blockyard.model.transfers import Receive
 
 R = TypeVar("R", bound=Value)
@@ -38,6 +39,10 @@ class Nothing(Value):
 
 class Sessions(Value):
     sessions: tuple[Session, ...]
+
+
+class Attachments(Value):
+    attachments: tuple[Attachment, ...]
 
 
 class Call(Value, Generic[R]):
@@ -72,6 +77,7 @@ class CloneGroup(Call[Created]):
     """As asked; None accepts whatever the clone already has."""
     default_iqn: str
     clients: tuple[ClientSpec, ...] | None
+    labels: dict[str, str]
 
 
 class DeleteGroup(Call[Nothing]):
@@ -85,9 +91,9 @@ class ShowGroup(Call[Group]):
     """Whether to count exclusive and reclaimable bytes too, which may take a moment."""
 
 
-class SetCache(Call[Group]):
+class SetGroup(Call[Group]):
     group: str
-    cache: Cache
+    change: GroupChange
 
 
 class RollbackGroup(Call[Snapshot]):
@@ -141,6 +147,24 @@ class AllowClient(Call[Client]):
 class DenyClient(Call[Nothing]):
     group: str
     initiator: str
+
+
+class Attach(Call[Attached]):
+    """The portals are left empty: the daemon knows them."""
+
+    group: str
+    host: str
+    asked: AttachRequest
+
+
+class Release(Call[Nothing]):
+    group: str
+    host: str
+
+
+class ListAttachments(Call[Attachments]):
+    group: str | None
+    """None: of all groups."""
 
 
 class ListSessions(Call[Sessions]):
@@ -257,7 +281,7 @@ CALLS: dict[str, type[Call[Value]]] = {
         CloneGroup,
         DeleteGroup,
         ShowGroup,
-        SetCache,
+        SetGroup,
         RollbackGroup,
         AddVolume,
         ResizeVolume,
@@ -267,6 +291,9 @@ CALLS: dict[str, type[Call[Value]]] = {
         DeleteSnapshot,
         AllowClient,
         DenyClient,
+        Attach,
+        Release,
+        ListAttachments,
         ListSessions,
         ShowPool,
         SweepPool,

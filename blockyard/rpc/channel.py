@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import ValidationError
 
-from blockyard.errors import Internal, ProductError, Unavailable, error_from
+from blockyard.errors import Detail, Internal, ProductError, Unavailable, error_from
 from blockyard.model import Value
 from blockyard.rpc.calls import CALLS, NOTICES, Call, Notice
 
@@ -42,6 +42,7 @@ MORE, LAST = b"+", b"."
 class ErrorBody(Value):
     code: str
     message: str
+    details: dict[str, Detail]
 
 
 class Server(Protocol):
@@ -204,7 +205,7 @@ class Channel:
             self._serve(number, CALLS[name].model_validate_json(body))
         elif kind == "error":
             error = ErrorBody.model_validate_json(body)
-            self._answered(number, error_from(error.code, error.message))
+            self._answered(number, error_from(error.code, error.message, error.details))
         elif kind == "reply" and number in self._calls:
             self._answered(number, self._calls[number][0].reply_type().model_validate_json(body))
 
@@ -231,7 +232,8 @@ class Channel:
         if not isinstance(error, ProductError):
             log.error("%s failed", type(call).__name__, exc_info=error)
             error = Internal(f"{type(call).__name__} failed ({type(error).__name__}): the daemon's log has the details")
-        self._send("error", number, type(call).__name__, ErrorBody(code=error.answer.code, message=str(error)))
+        body = ErrorBody(code=error.answer.code, message=str(error), details=error.details)
+        self._send("error", number, type(call).__name__, body)
 
     # --- ending ----------------------------------------------------------------------------------------------------
 

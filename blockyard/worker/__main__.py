@@ -12,6 +12,7 @@ import uvloop
 
 from blockyard.rpc.log import set_up_log
 from blockyard.worker.process import Worker
+from target.iscsi.settings import Settings
 
 
 def main() -> int:
@@ -21,12 +22,15 @@ def main() -> int:
     parser.add_argument("--path", type=Path, required=True, help="directory of the pool")
     parser.add_argument("--pool-size", type=int, default=None, help="bytes that the pool may grow to")
     parser.add_argument("--advertise", default=None, help="HOST:PORT that initiators are told to come to")
+    parser.add_argument("--ping-interval", type=float, default=Settings().ping_interval, help="of silence, in seconds")
+    parser.add_argument("--ping-timeout", type=float, default=Settings().ping_timeout, help="of no answer, in seconds")
     options = parser.parse_args()
     set_up_log(options.pool)
     channel = socket.socket(fileno=options.fd)
     channel.set_inheritable(False)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        worker = Worker(options.pool, options.path, options.pool_size, advertise=options.advertise)
+        settings = Settings(ping_interval=options.ping_interval, ping_timeout=options.ping_timeout)
+        worker = Worker(options.pool, options.path, options.pool_size, advertise=options.advertise, settings=settings)
         return runner.run(worker.run(channel))
 
 

@@ -25,6 +25,7 @@ from blockyard.rpc.calls import Adopt, Call, Nothing, Notice, Opened, OpenFailed
 from blockyard.rpc.channel import Channel
 from blockyard.worker.records import wait_for_store
 from blockyard.worker.verbs import Verbs
+from target.iscsi.settings import Settings
 from target.portal import Portal
 from target.runner import LoopRunner
 from target.targets import Targets
@@ -45,13 +46,21 @@ def open_store(path: Path, name: str, runner: Runner, size: int | None) -> Pool:
 
 class Worker:
     def __init__(
-        self, name: str, path: Path, size: int | None, opener: Opener = open_store, *, advertise: str | None = None
+        self,
+        name: str,
+        path: Path,
+        size: int | None,
+        opener: Opener = open_store,
+        *,
+        advertise: str | None = None,
+        settings: Settings | None = None,
     ) -> None:
         self._name = name
         self._path = path
         self._size = size
         self._opener = opener
         self._advertise = advertise
+        self._settings = settings
         self._ending = asyncio.Event()
         self._closed = asyncio.Event()
         self._verbs: Verbs | None = None
@@ -83,7 +92,7 @@ class Worker:
             await channel.drain()
             return 1
         targets = Targets(pool.barrier, advertise=self._advertise)
-        self._portal = Portal(loop, targets)
+        self._portal = Portal(loop, targets, self._settings)
         self._verbs = Verbs(self._name, pool, targets, channel.notify)
         channel.notify(Opened(uuid=pool.uuid, groups=self._verbs.project()))
         # What exists now lives as long as the process: no collection need ever look at it.

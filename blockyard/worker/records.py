@@ -128,6 +128,8 @@ def group_model(group: api.Group, pool: str, sessions: int, usage: api.PoolUsage
         snapshot_count=len(group.snapshots),
         clients=tuple(client_model(client) for client in record.clients),
         sessions=sessions,
+        labels=dict(record.labels),
+        hosts=tuple(attachment.host for attachment in record.attachments),
         exclusive=own.exclusive if own else None,
         reclaimable=own.reclaimable if own else None,
         usage_taken=usage.taken if usage and own else None,
@@ -145,6 +147,8 @@ def differences(record: api.GroupRecord, asked: NewGroup, iqn: str | None) -> li
         found.append(f"cache {record.cache.value} instead of {asked.cache.value}")
     if not same_clients(record, asked.clients):
         found.append("other clients or secrets")
+    if dict(record.labels) != asked.labels:
+        found.append("other labels")
     if iqn is not None and iqn != record.iqn:
         found.append(f"IQN {record.iqn} instead of {iqn}")
     return found

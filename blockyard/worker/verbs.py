@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from blockstore import api
@@ -28,8 +29,10 @@ from blockyard.model import (
     Value,
     Volume,
 )
+from blockyard.model.attachments import Attached
 from blockyard.rpc import calls
 from blockyard.rpc.calls import GroupChanged, GroupRemoved, Nothing, Notice, Sessions
+from blockyard.worker.attachments import Attachments
 from blockyard.worker.records import (
     client_model,
     client_record,
@@ -80,6 +83,8 @@ class TargetTable(Protocol):
     def put(self, group: api.Group) -> None: ...
     async def remove(self, iqn: str) -> None: ...
     def sessions(self) -> Sequence[OpenSession]: ...
+    def fenced(self, iqn: str, keep: Collection[str]) -> AbstractContextManager[None]: ...
+    def seen(self, iqn: str, host: str) -> float | None: ...
 
 
 class Verbs:
@@ -90,14 +95,15 @@ class Verbs:
         self._notify = notify
         self._usage = UsageFigures(pool)
         self._changing = asyncio.Lock()
+        self._attachments = Attachments(pool, targets, self._show_target)
         self.transfers = Transfers(pool, self._check_receivable, self._commit_received)
         self.paused: set[str] = set()
         """IQNs that take no connection for a moment: one that arrives is closed, so that its initiator retries
         (an unknown target would be answered 02/03, which ends Linux's retries for good)."""
 
     async def serve(self, call: calls.Call[Any]) -> Value:
-        if type(call) in READING:
-            return await READING[type(call)](self, call)
+        if type(call) in AT_ONCE:
+            return await AT_ONCE[type(call)](self, call)
         async with self._changing:
             return await CHANGING[type(call)](self, call)
 
@@ -124,6 +130,7 @@ class Verbs:
                 volumes=[api.NewVolume(volume.size, volume.name) for volume in asked.volumes],
                 clients=[client_record(client) for client in asked.clients],
                 cache=api.CachePolicy(asked.cache.value),
+                labels=asked.labels,
             )
         return Created(group=self._show_target(await wait_for_store(future)), created=True)
 
@@ -138,7 +145,12 @@ class Verbs:
         clients = source.record.clients if call.clients is None else [client_record(each) for each in call.clients]
         with product_errors():
             future = self._pool.clone_group(
-                call.group, call.snapshot, call.name, iqn=call.iqn or call.default_iqn, clients=clients
+                call.group,
+                call.snapshot,
+                call.name,
+                iqn=call.iqn or call.default_iqn,
+                clients=clients,
+                labels=call.labels,
             )
         return Created(group=self._show_target(await wait_for_store(future)), created=True)
 
@@ -147,12 +159,15 @@ class Verbs:
             raise AlreadyExists(f"group {record.name} exists and is no clone of {origin}")
         if call.clients is not None and not same_clients(record, call.clients):
             raise AlreadyExists(f"group {record.name} exists with other clients or secrets")
+        if dict(record.labels) != call.labels:
+            raise AlreadyExists(f"group {record.name} exists with other labels")
         if call.iqn not in (None, record.iqn):
             raise AlreadyExists(f"group {record.name} exists with IQN {record.iqn} instead of {call.iqn}")
 
     async def delete_group(self, call: calls.DeleteGroup) -> Nothing:
         group = self._group(call.group)
         self._refuse_sessions(group, call.force, "deleting it")
+        self._refuse_attachments(group, call.force)
         await self._targets.remove(group.record.iqn)
         try:
             with product_errors():
@@ -180,10 +195,11 @@ class Verbs:
             self.paused.discard(iqn)
         return snapshot_model(automatic)
 
-    async def set_cache(self, call: calls.SetCache) -> Group:
+    async def set_group(self, call: calls.SetGroup) -> Group:
         group = self._group(call.group)
+        cache, labels = call.change.cache, call.change.labels
         with product_errors():
-            future = group.update(cache=api.CachePolicy(call.cache.value))
+            future = group.update(cache=api.CachePolicy(cache.value) if cache else None, labels=labels)
         await wait_for_store(future)
         return self._show_target(group)
 
@@ -277,6 +293,19 @@ class Verbs:
             future = group.update(clients=clients)
         await wait_for_store(future)
         self._show_target(group)
+
+    # --- attachments -----------------------------------------------------------------------------------------------
+
+    async def attach(self, call: calls.Attach) -> Attached:
+        return await self._attachments.attach(self._group(call.group), call.host, call.asked)
+
+    async def release(self, call: calls.Release) -> Nothing:
+        await self._attachments.release(self._group(call.group), call.host)
+        return Nothing()
+
+    async def list_attachments(self, call: calls.ListAttachments) -> calls.Attachments:
+        groups = list(self._pool.groups.values()) if call.group is None else [self._group(call.group)]
+        return calls.Attachments(attachments=self._attachments.show(groups))
 
     # --- sessions, the pool ----------------------------------------------------------------------------------------
 
@@ -375,6 +404,11 @@ class Verbs:
         if count and not force:
             raise InUse(f"group {group.record.name} has {count} open session(s): {why}; log out first, or use --force")
 
+    def _refuse_attachments(self, group: api.Group, force: bool) -> None:
+        hosts = ", ".join(attachment.host for attachment in group.record.attachments)
+        if hosts and not force:
+            raise InUse(f"group {group.record.name} is attached to {hosts}: release it first, or use --force")
+
     def _model(self, group: api.Group) -> Group:
         return group_model(group, self._name, self._count_sessions(group.record.iqn))
 
@@ -388,12 +422,16 @@ class Verbs:
 
 Handler = Callable[[Verbs, Any], Awaitable[Value]]
 
-READING: dict[type[calls.Call[Any]], Handler] = {
+AT_ONCE: dict[type[calls.Call[Any]], Handler] = {
     calls.ShowGroup: Verbs.show_group,
     calls.ListSnapshots: Verbs.list_snapshots,
     calls.ListSessions: Verbs.list_sessions,
     calls.ShowPool: Verbs.show_pool,
     calls.SweepPool: Verbs.sweep_pool,  # changes no record, and may take long
+    calls.ListAttachments: Verbs.list_attachments,
+    # These two have a lock of their own: taking a group over must not wait until another is drained.
+    calls.Attach: Verbs.attach,
+    calls.Release: Verbs.release,
     **dict.fromkeys(TRANSFERS, Verbs.transfer),  # so may these; a receive changes a group only at its end
 }
 
@@ -402,7 +440,7 @@ CHANGING: dict[type[calls.Call[Any]], Handler] = {
     calls.CloneGroup: Verbs.clone_group,
     calls.DeleteGroup: Verbs.delete_group,
     calls.RollbackGroup: Verbs.rollback_group,
-    calls.SetCache: Verbs.set_cache,
+    calls.SetGroup: Verbs.set_group,
     calls.AddVolume: Verbs.add_volume,
     calls.ResizeVolume: Verbs.resize_volume,
     calls.RemoveVolume: Verbs.remove_volume,

@@ -191,6 +191,11 @@ class Connection(Commands, Requests):
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
+    @property
+    def last_heard(self) -> float:
+        """When the initiator last gave a sign of life, on the clock of the caller."""
+        return self._heard
+
     def heard(self, now: float) -> None:
         """The initiator gave a sign of life other than bytes: it took some of ours."""
         self._heard = now

@@ -4,8 +4,8 @@ It holds wiring only: what a command is stands in the table, what it does in its
 task set. It knows no sockets, no clock, no event loop; everything is called on the loop thread.
 
 Order of the checks (SAM-5 leaves some of it open): logical unit, task attribute, operation code, reserved bits of the
-CDB, unit attention, (reservations,) extent, amount of data. All of them come before any data moves; only what depends
-on parameter data is checked by the handler.
+CDB, unit attention, write protection, (reservations,) extent, amount of data. All of them come before any data moves;
+only what depends on parameter data is checked by the handler.
 
 Invariant: a task is in its unit's task set from ``admit`` until its end, its abort or its removal, and nowhere else.
 """
@@ -118,6 +118,8 @@ class DeviceServer:
             condition = unit.attentions.take(task.nexus)
             if condition is not None:
                 return check_condition(condition)
+        if row.writes and task.nexus.read_only:
+            return check_condition(sense.WRITE_PROTECTED)
         decoded = row.decode(cdb)
         blocks = 0
         if row.extent is not None:

@@ -46,6 +46,7 @@ def mode_sense_6(unit: LogicalUnit, cdb: ModeSense6, task: Task, finish: Finish)
     body = descriptor + pages
     header = mode.ModeParameterHeader6(
         mode_data_length=mode.ModeParameterHeader6.SIZE - 1 + len(body),
+        wp=task.nexus.read_only,
         dpofua=True,
         block_descriptor_length=len(descriptor),
     )
@@ -61,6 +62,7 @@ def mode_sense_10(unit: LogicalUnit, cdb: ModeSense10, task: Task, finish: Finis
     body = descriptor + pages
     header = mode.ModeParameterHeader10(
         mode_data_length=mode.ModeParameterHeader10.SIZE - 2 + len(body),
+        wp=task.nexus.read_only,
         dpofua=True,
         longlba=long,
         block_descriptor_length=len(descriptor),

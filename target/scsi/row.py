@@ -103,6 +103,8 @@ class Row:
     """Fields that must be zero because what they ask for is not supported."""
     flags: Flags = Flags.NONE
 
+    writes: bool = field(init=False)
+    """Refused where the medium is write protected. SYNCHRONIZE CACHE brings no data, so it has nothing to refuse."""
     opcode: int = field(init=False)
     service_action: int | None = field(init=False)
     size: int = field(init=False)
@@ -121,6 +123,7 @@ class Row:
                 usage &= ~(((1 << one.width) - 1) << (cdb.SIZE * 8 - one.bit - one.width))
         everything = (1 << cdb.SIZE * 8) - 1
         derived = {
+            "writes": self.access is Access.WRITE and self.direction is Direction.OUT,
             "opcode": cdb.opcode,
             "service_action": getattr(cdb, "service_action", None),
             "size": cdb.SIZE,

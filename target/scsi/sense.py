@@ -85,6 +85,7 @@ CAPACITY_DATA_HAS_CHANGED = _row("capacity data has changed", SenseKey.UNIT_ATTE
 COMMANDS_CLEARED_BY_ANOTHER_INITIATOR = _row("commands cleared by another initiator", SenseKey.UNIT_ATTENTION, 0x2F00)
 REPORTED_LUNS_DATA_HAS_CHANGED = _row("reported LUNs data has changed", SenseKey.UNIT_ATTENTION, 0x3F0E)
 
+WRITE_PROTECTED = _row("write protected", SenseKey.DATA_PROTECT, 0x2700)
 SPACE_ALLOCATION_FAILED_WRITE_PROTECT = _row("space allocation failed", SenseKey.DATA_PROTECT, 0x2707)
 INCORRECT_AMOUNT_OF_DATA = _row("incorrect amount of data", SenseKey.ABORTED_COMMAND, 0x0C0D)
 MISCOMPARE_DURING_VERIFY_OPERATION = _row("miscompare during verify operation", SenseKey.MISCOMPARE, 0x1D00)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +66,10 @@ class FakeTargets:
     shown: dict[str, Group] = field(default_factory=dict)
     open: list[FakeSession] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
+    fences: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+    """What was fenced: the target, and the hosts that were let alone."""
+    heard: dict[str, float] = field(default_factory=dict)
+    """By host: when it was seen last."""
 
     def put(self, group: Group) -> None:
         self.shown[group.record.iqn] = group
@@ -77,6 +81,17 @@ class FakeTargets:
 
     def sessions(self) -> Sequence[FakeSession]:
         return self.open
+
+    @contextmanager
+    def fenced(self, iqn: str, keep: Collection[str]) -> Iterator[None]:
+        self.fences.append((iqn, tuple(keep)))
+        try:
+            yield
+        finally:
+            self.open = [each for each in self.open if each.target != iqn or each.initiator in keep]
+
+    def seen(self, iqn: str, host: str) -> float | None:
+        return self.heard.get(host)
 
 
 class FakeProcess:

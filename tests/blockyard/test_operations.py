@@ -12,6 +12,7 @@ from blockyard.model import (
     ChapCredentials,
     ClientSpec,
     CloneRequest,
+    GroupChange,
     NewGroup,
     RollbackRequest,
     VolumeSpec,
@@ -229,7 +230,9 @@ def test_cache_policy_changes_in_place() -> None:
     async def scenario() -> None:
         async with MemoryYard() as yard:
             await yard.operations.create_group(asked())
-            assert (await yard.operations.set_cache("db", Cache.WRITETHROUGH)).cache is Cache.WRITETHROUGH
+            assert (
+                await yard.operations.set_group("db", GroupChange(cache=Cache.WRITETHROUGH))
+            ).cache is Cache.WRITETHROUGH
 
     run(scenario())
 
