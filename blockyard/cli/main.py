@@ -9,14 +9,26 @@ import typer
 from pydantic import ValidationError
 
 from blockyard import __version__
-from blockyard.cli import attachment, check, client, group, pool, serve, session, snapshot, snapshot_content, volume
+from blockyard.cli import (
+    attachment,
+    check,
+    client,
+    docker_plugin,
+    group,
+    pool,
+    serve,
+    session,
+    snapshot,
+    snapshot_content,
+    volume,
+)
 from blockyard.cli.output import Json, print_json, say, warn
 from blockyard.errors import ANSWERS, EXIT_FINDINGS, Invalid, ProductError, explain
 from blockyard.model.names import DEFAULT_API
 
 EXIT_CODES = ", ".join(f"{answer.exit_code} {answer.code.replace('_', ' ')}" for answer in ANSWERS.values())
 EPILOG = (
-    f"Every verb but serve and check asks the daemon at BLOCKYARD_API (default {DEFAULT_API}). "
+    f"Every verb but serve, docker-plugin and check asks the daemon at BLOCKYARD_API (default {DEFAULT_API}). "
     "Answers go to standard output, refusals to standard error. "
     f"Exit codes: 0 done, {EXIT_FINDINGS} check found damage, {EXIT_CODES}."
 )
@@ -31,6 +43,9 @@ app = typer.Typer(
     epilog=EPILOG,
 )
 app.command(epilog="Example: blockyard serve --store /var/lib/blockyard --portal 0.0.0.0:3260")(serve.serve)
+app.command("docker-plugin", epilog="Example: blockyard docker-plugin --config /etc/blockyard/docker.toml")(
+    docker_plugin.docker_plugin
+)
 app.command(epilog="Example: blockyard check --store /var/lib/blockyard --deep")(check.check)
 app.command(epilog="Example: blockyard diff db@monday db@tuesday")(snapshot_content.diff)
 for noun in (group, volume, snapshot, client, attachment, session, pool):

@@ -152,6 +152,10 @@ class Driver:
 
     # --- from memory -----------------------------------------------------------------------------------------------
 
+    def knows(self, volume: str) -> bool:
+        """Whether ``get`` answers from memory."""
+        return self._catalogue.get(volume) is not None
+
     def path(self, volume: str) -> str:
         """Where it is mounted here; empty: it is not."""
         return self._volumes.folder(volume) if self._volumes.book.get(volume) else ""

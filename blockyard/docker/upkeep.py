@@ -28,6 +28,7 @@ log = logging.getLogger("blockyard.docker")
 
 REFRESH_SECONDS = 5.0
 CHECK_SECONDS = 10.0
+ROUND_SECONDS = 900.0  # guessed: ten volumes whose unmount and logout both reach their limits
 _KINDS = {"ext4": Kind.EXT4, "xfs": Kind.XFS, "devtmpfs": Kind.RAW}
 FOUND = "(found mounted)"
 """Stands for the ids of containers that were running when the book was lost."""
@@ -40,7 +41,8 @@ class Upkeep:
         self._volumes = volumes
         self._catalogue = catalogue
         self._ending = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self._rounds: dict[str, float] = {}
+        """When each thread began its present round, in seconds since boot."""
 
     # --- after a start ---------------------------------------------------------------------------------------------
 
@@ -117,16 +119,21 @@ class Upkeep:
             ("refresh", self._catalogue.refresh, REFRESH_SECONDS),
             ("check", self.check, CHECK_SECONDS),
         ):
-            thread = threading.Thread(target=self._repeat, args=(step, seconds), name=name, daemon=True)
-            self._threads.append(thread)
-            thread.start()
+            self._rounds[name] = self._host.now()
+            threading.Thread(target=self._repeat, args=(name, step, seconds), name=name, daemon=True).start()
+
+    @property
+    def turning(self) -> bool:
+        """Whether no round takes longer than everything in it may take."""
+        return all(self._host.now() - began < ROUND_SECONDS for began in self._rounds.values())
 
     def stop(self) -> None:
         """Returns at once: a round that hangs in a logout is as safe to end as by a kill."""
         self._ending.set()
 
-    def _repeat(self, step: Callable[[], object], seconds: float) -> None:
+    def _repeat(self, name: str, step: Callable[[], object], seconds: float) -> None:
         while not self._ending.is_set():
+            self._rounds[name] = self._host.now()
             try:
                 step()
             except Exception:
