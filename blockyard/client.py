@@ -1,12 +1,15 @@
-"""The REST client that the command line uses, and later the plugins and hosts: one method a verb.
+"""The REST client that the command line, plugins and hosts use: one method a verb.
 
-Speaks to the daemon's Unix socket; every refusal comes back as the ProductError that the daemon raised.
+Speaks to the daemon's Unix socket, or by TLS with a token; every refusal comes back as the ProductError that the daemon
+raised. Invariant: a token is sent only to a server that proved its name with a certificate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ssl
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -38,6 +41,7 @@ from blockyard.model import (
 )
 from blockyard.model.attachments import Attached, Attachment, AttachRequest
 from blockyard.model.names import DEFAULT_API
+from blockyard.model.tokens import AuditEntry, CreatedToken, NewToken, Token
 from blockyard.model.transfers import Line, Receive
 
 T = TypeVar("T")
@@ -46,17 +50,42 @@ SECONDS = 90.0  # for one verb; the daemon gives up on a silent worker after 60
 
 
 class BlockyardClient:
-    def __init__(self, address: str = DEFAULT_API, *, transport: httpx.BaseTransport | None = None) -> None:
-        """``address`` is ``unix:PATH``; ``transport`` replaces the socket in tests."""
-        if not address.startswith("unix:"):
-            raise Invalid(f"the API address is {address!r}, allowed is unix:PATH (BLOCKYARD_API)")
+    def __init__(
+        self,
+        address: str = DEFAULT_API,
+        *,
+        token: str | None = None,
+        authority: Path | None = None,
+        transport: httpx.BaseTransport | None = None,
+        seconds: float = SECONDS,
+    ) -> None:
+        """``address`` is ``unix:PATH`` or ``https://HOST:PORT``, which needs a ``token``; ``authority``: a file of
+        certificates (PEM) to trust instead of the system's. ``transport`` replaces the socket in tests. ``seconds``: how long a verb may take."""
         self._address = address
+        local = address.startswith("unix:")
         self._http = httpx.Client(
-            # There is no TLS on a Unix socket: without verify=False httpx would load all certificates of the machine.
-            transport=transport or httpx.HTTPTransport(uds=address.removeprefix("unix:"), verify=False),
-            base_url="http://blockyard/v1",
-            timeout=SECONDS,
-            trust_env=False,  # no proxy stands between this machine and itself
+            transport=transport or (_local_transport(address) if local else _tls_transport(address, token, authority)),
+            base_url="http://blockyard/v1" if local else f"{address.rstrip('/')}/v1",
+            headers={} if token is None or local else {"authorization": f"Bearer {token}"},
+            timeout=seconds,
+            trust_env=False,  # no proxy stands between this machine and its target
+        )
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """The daemon at BLOCKYARD_API, with BLOCKYARD_TOKEN or what BLOCKYARD_TOKEN_FILE holds, trusting BLOCKYARD_CA.
+        Raises Invalid."""
+        token, token_file = environment.get("BLOCKYARD_TOKEN"), environment.get("BLOCKYARD_TOKEN_FILE")
+        if not token and token_file:
+            try:
+                token = Path(token_file).read_text().strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise Invalid(f"token file {token_file} (BLOCKYARD_TOKEN_FILE) cannot be read: {error}") from None
+        authority = environment.get("BLOCKYARD_CA")
+        return cls(
+            environment.get("BLOCKYARD_API") or DEFAULT_API,
+            token=token or None,
+            authority=Path(authority) if authority else None,
         )
 
     def __enter__(self) -> Self:
@@ -173,13 +202,31 @@ class BlockyardClient:
         return self._ask(Pool, "GET", f"/pools/{quote(name)}")
 
     def sweep_pool(self, name: str) -> Swept:
-        return self._ask(Swept, "POST", f"/pools/{quote(name)}:sweep", seconds=None)
+        return self._ask(Swept, "POST", f"/pools/{quote(name)}:sweep", endless=True)
 
     def scrub_pool(self, name: str, rate: int | None) -> Iterator[Line]:
         return self._lines("POST", f"/pools/{quote(name)}:scrub", {} if rate is None else {"rate": rate})
 
     def health(self) -> Health:
         return self._ask(Health, "GET", "/health")
+
+    # --- tokens, the API itself ------------------------------------------------------------------------------------
+
+    def create_token(self, asked: NewToken) -> CreatedToken:
+        return self._ask(CreatedToken, "POST", "/tokens", asked)
+
+    def list_tokens(self) -> list[Token]:
+        return self._ask(list[Token], "GET", "/tokens")
+
+    def revoke_token(self, number: int) -> Token:
+        return self._ask(Token, "DELETE", f"/tokens/{number}")
+
+    def list_audit(self, limit: int) -> list[AuditEntry]:
+        """The newest entries, oldest first."""
+        return self._ask(list[AuditEntry], "GET", "/audit", params={"limit": limit})
+
+    def openapi(self) -> dict[str, Any]:
+        return self._ask(dict[str, Any], "GET", "/openapi.json")
 
     # --- HTTP ------------------------------------------------------------------------------------------------------
 
@@ -197,13 +244,14 @@ class BlockyardClient:
         body: Value | None = None,
         *,
         params: dict[str, Any] | None = None,
-        seconds: float | None = SECONDS,
+        endless: bool = False,
     ) -> httpx.Response:
         content = None if body is None else body.model_dump_json().encode()
         headers = {"content-type": "application/json"} if content else None
+        limit: dict[str, None] = {"timeout": None} if endless else {}
         with self._reached(method, path):
             response = self._http.request(
-                method, path, content=content, headers=headers, params=params, timeout=seconds
+                method, path, content=content, headers=headers, params=params, **limit
             )
         if response.is_error:
             raise _refusal(response)
@@ -243,6 +291,25 @@ class BlockyardClient:
                 if line.failure is not None:
                     raise error_from(line.failure.code, line.failure.message)
                 yield line
+
+
+def _local_transport(address: str) -> httpx.BaseTransport:
+    # There is no TLS on a Unix socket: without verify=False httpx would load all certificates of the machine.
+    return httpx.HTTPTransport(uds=address.removeprefix("unix:"), verify=False)
+
+
+def _tls_transport(address: str, token: str | None, authority: Path | None) -> httpx.BaseTransport:
+    if not address.startswith("https://"):
+        raise Invalid(f"the API address is {address!r}, allowed are unix:PATH and https://HOST:PORT (BLOCKYARD_API)")
+    if token is None:
+        raise Invalid(f"{address} wants a token: set BLOCKYARD_TOKEN or BLOCKYARD_TOKEN_FILE")
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise Invalid("the token holds characters that no token has: is it the whole file, and the right one?")
+    try:
+        context = ssl.create_default_context(cafile=authority)
+    except (OSError, ssl.SSLError) as error:  # an SSLError is an OSError; named for the reader
+        raise Invalid(f"certificates {authority} (BLOCKYARD_CA) cannot be used: {error}") from None
+    return httpx.HTTPTransport(verify=context)
 
 
 def _refusal(response: httpx.Response) -> Exception:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from blockyard.model import Value
 
@@ -78,9 +78,19 @@ class ServeConfig(Value):
     advertise: Annotated[PortalText | None, AfterValidator(_advertised)] = None
     workers: int = Field(default=1, ge=1, le=MAX_WORKERS)
     api: Annotated[Path, BeforeValidator(api_path)]
+    api_listen: PortalText | None = None
+    """Where the API is served over TLS, too."""
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     ping_interval: Annotated[float, AfterValidator(_ping_seconds)] = 10.0
     """Seconds without a sign of life after which a session is asked for one."""
     ping_timeout: Annotated[float, AfterValidator(_ping_seconds)] = 10.0
     """Seconds that the answer may take; then the session is dropped, and its host counts as dead."""
     pool_size: int | None = Field(default=None, ge=1 << 20, le=MAX_POOL_SIZE)
     """Bytes that each pool may grow to; None: what the host file system has."""
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if len({self.api_listen is None, self.tls_cert is None, self.tls_key is None}) != 1:
+            raise ValueError("--api-listen, --tls-cert and --tls-key need each other")
+        return self

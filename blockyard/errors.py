@@ -70,6 +70,18 @@ class Unreachable(ProductError):
     """No daemon answers at the API address."""
 
 
+class Unauthenticated(ProductError):
+    """The caller has not said who it is, or not proved it: give a good token."""
+
+
+class Forbidden(ProductError):
+    """The caller may not do that: ask somebody who may."""
+
+
+class TooManyRequests(ProductError):
+    """Too many wrong tokens came from the caller's address: wait."""
+
+
 class Internal(ProductError):
     """A defect of ours; the log has the details."""
 
@@ -98,6 +110,9 @@ ANSWERS: dict[type[ProductError], Answer] = {
     Locked: Answer("locked", 423, 10),
     FailStopped: Answer("fail_stopped", 500, 11),
     Damaged: Answer("damaged", 500, 12),
+    Unauthenticated: Answer("unauthenticated", 401, 13),
+    Forbidden: Answer("forbidden", 403, 14),
+    TooManyRequests: Answer("too_many_requests", 429, 15),
     Internal: Answer("internal", 500, 70),  # 70 is EX_SOFTWARE of sysexits.h
 }
 

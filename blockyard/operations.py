@@ -79,7 +79,7 @@ class Operations:
     def __init__(self, pools: Mapping[str, PoolHandle], *, version: str, store: str, portals: Sequence[str]) -> None:
         """``portals``: ``host:port`` as initiators are told of them."""
         self._pools = pools
-        self._version = version
+        self.version = version
         self._store = store
         self.portals: tuple[str, ...] = tuple(portals)
         # Names are unique over all pools, so two verbs that make a group must not decide at the same time.
@@ -297,7 +297,7 @@ class Operations:
         healthy = all(pool.state is PoolState.SERVING for pool in pools)
         return Health(
             status="ok" if healthy else "degraded",
-            version=self._version,
+            version=self.version,
             store=self._store,
             portals=self.portals,
             pools=pools,
@@ -331,8 +331,17 @@ class Operations:
     async def _pool_of(self, group: str) -> PoolHandle:
         pool = await self._owner_of_name(group)
         if pool is None:
-            raise NotFound(f"no group is named {group}; `blockyard group ls` shows those that exist")
+            raise NotFound(self.no_group(group))
         return pool
+
+    @staticmethod
+    def no_group(name: str) -> str:
+        """What is said of a group that is not there, or not for whoever asks."""
+        return f"no group is named {name}; `blockyard group ls` shows those that exist"
+
+    async def labels_of(self, group: str) -> Mapping[str, str]:
+        """Raises NotFound, Unavailable."""
+        return (await self._pool_of(group)).groups[group].labels
 
     async def _pool_receiving(self, group: str) -> PoolHandle | None:
         """The pool that has the beginning of a stream for ``group``."""

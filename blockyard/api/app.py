@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from blockyard.api import attachments, clients, groups, health, pools, receives, sessions, snapshots, volumes
+from blockyard.api.access import authorize
 from blockyard.api.body_limit import BodyLimit
+from blockyard.api.levels import LEVELS, NOUNS
+from blockyard.api.tokens import TokenBook
 from blockyard.errors import Detail, Internal, Invalid, NotFound, ProductError, explain
 from blockyard.operations import Operations
 
 
-def make_app(operations: Operations) -> FastAPI:
-    app = FastAPI(title="Blockyard", description="Volume groups served by iSCSI", docs_url=None, redoc_url=None)
-    app.state.operations = operations
+def make_app(operations: Operations, tokens: TokenBook) -> FastAPI:
+    """To be reached through a ``door``: without one every request is refused."""
+    app = FastAPI(
+        title="Blockyard",
+        description="Volume groups served by iSCSI",
+        version=operations.version,
+        dependencies=[Depends(authorize)],
+        openapi_url=None,  # served by a route of ours, which demands a token like all
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.operations, app.state.tokens, app.state.levels = operations, tokens, LEVELS
     app.add_middleware(BodyLimit)
-    for noun in (groups, volumes, snapshots, receives, clients, attachments, sessions, pools, health):
+    for noun in NOUNS:
         app.include_router(noun.router, prefix="/v1")
     app.add_exception_handler(ProductError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)

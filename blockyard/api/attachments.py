@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, status
 
+from blockyard.api.access import CallerOf
 from blockyard.api.verbs import Verbs
 from blockyard.model.attachments import Attached, Attachment, AttachRequest
 
@@ -11,8 +12,13 @@ router = APIRouter(tags=["attachments"])
 
 
 @router.get("/attachments")
-async def list_all_attachments(verbs: Verbs, host: str | None = None) -> tuple[Attachment, ...]:
-    return await verbs.list_attachments(None, host)
+async def list_all_attachments(verbs: Verbs, caller: CallerOf, host: str | None = None) -> tuple[Attachment, ...]:
+    """To a host its own."""
+    found = await verbs.list_attachments(None, caller.own_host(host))
+    if caller.admin:
+        return found
+    mine = {group.name for group in (await verbs.list_groups()).groups if caller.sees(group.labels)}
+    return tuple(each for each in found if each.group in mine)
 
 
 @router.get("/groups/{group}/attachments")

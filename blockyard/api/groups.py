@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response, status
 
+from blockyard.api.access import FORCE, CallerOf, check_name
 from blockyard.api.verbs import Verbs
 from blockyard.model import CloneRequest, Group, GroupChange, Groups, NewGroup, RollbackRequest, Snapshot
 
@@ -11,14 +12,23 @@ router = APIRouter(prefix="/groups", tags=["groups"])
 
 
 @router.get("")
-async def list_groups(verbs: Verbs) -> Groups:
-    return await verbs.list_groups()
+async def list_groups(verbs: Verbs, caller: CallerOf) -> Groups:
+    """To a host those of its project."""
+    found = await verbs.list_groups()
+    if caller.admin:
+        return found
+    unavailable = ("some groups are not known at the moment: a pool is not served",) if found.unavailable else ()
+    return Groups(groups=tuple(each for each in found.groups if caller.sees(each.labels)), unavailable=unavailable)
 
 
 @router.post("", status_code=status.HTTP_201_CREATED)
-async def create_group(asked: NewGroup, verbs: Verbs, response: Response) -> Group:
-    """201 when it was made, 200 when it was there with the same properties."""
-    created = await verbs.create_group(asked)
+async def create_group(asked: NewGroup, verbs: Verbs, caller: CallerOf, response: Response) -> Group:
+    """201 when it was made, 200 when it was there with the same properties. A host's is in the host's project, and
+    reached by attaching it."""
+    await check_name(verbs, caller, asked.name)
+    if asked.clients:
+        caller.refuse("letting clients log in")
+    created = await verbs.create_group(asked.model_copy(update={"labels": caller.own_labels(asked.labels)}))
     if not created.created:
         response.status_code = status.HTTP_200_OK
     return created.group
@@ -30,18 +40,27 @@ async def show_group(name: str, verbs: Verbs, usage: bool = False) -> Group:
 
 
 @router.patch("/{name}")
-async def set_group(name: str, change: GroupChange, verbs: Verbs) -> Group:
+async def set_group(name: str, change: GroupChange, verbs: Verbs, caller: CallerOf) -> Group:
+    if change.labels is not None:
+        change = change.model_copy(update={"labels": caller.own_labels(change.labels)})
     return await verbs.set_group(name, change)
 
 
 @router.delete("/{name}", status_code=status.HTTP_204_NO_CONTENT)
-async def delete_group(name: str, verbs: Verbs, force: bool = False) -> None:
+async def delete_group(name: str, verbs: Verbs, caller: CallerOf, force: bool = False) -> None:
+    if force:
+        caller.refuse(FORCE)
     await verbs.delete_group(name, force=force)
 
 
 @router.post("/{name}:clone", status_code=status.HTTP_201_CREATED)
-async def clone_group(name: str, asked: CloneRequest, verbs: Verbs, response: Response) -> Group:
-    """201 when it was made, 200 when that clone was there."""
+async def clone_group(name: str, asked: CloneRequest, verbs: Verbs, caller: CallerOf, response: Response) -> Group:
+    """201 when it was made, 200 when that clone was there. A host's is in the host's project, and has no clients."""
+    await check_name(verbs, caller, asked.name)
+    if asked.clients:
+        caller.refuse("letting clients log in")
+    if not caller.admin:
+        asked = asked.model_copy(update={"clients": (), "labels": caller.own_labels(asked.labels)})
     created = await verbs.clone_group(name, asked)
     if not created.created:
         response.status_code = status.HTTP_200_OK
@@ -49,6 +68,8 @@ async def clone_group(name: str, asked: CloneRequest, verbs: Verbs, response: Re
 
 
 @router.post("/{name}:rollback")
-async def rollback_group(name: str, asked: RollbackRequest, verbs: Verbs) -> Snapshot:
+async def rollback_group(name: str, asked: RollbackRequest, verbs: Verbs, caller: CallerOf) -> Snapshot:
     """The answer is the automatic snapshot of what was there before."""
+    if asked.force:
+        caller.refuse(FORCE)
     return await verbs.rollback_group(name, asked)

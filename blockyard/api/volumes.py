@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, status
 
+from blockyard.api.access import FORCE, CallerOf
 from blockyard.api.verbs import Verbs
 from blockyard.model import NewSize, Volume, VolumeSpec
 
@@ -26,5 +27,7 @@ async def resize_volume(group: str, lun: int, asked: NewSize, verbs: Verbs) -> V
 
 
 @router.delete("/{lun}", status_code=status.HTTP_204_NO_CONTENT)
-async def remove_volume(group: str, lun: int, verbs: Verbs, force: bool = False) -> None:
+async def remove_volume(group: str, lun: int, verbs: Verbs, caller: CallerOf, force: bool = False) -> None:
+    if force:
+        caller.refuse(FORCE)
     await verbs.remove_volume(group, lun, force=force)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 
 from blockyard.client import BlockyardClient
-from blockyard.model.names import DEFAULT_API
 
 
 def connect() -> BlockyardClient:
     """The daemon at BLOCKYARD_API."""
-    return BlockyardClient(os.environ.get("BLOCKYARD_API") or DEFAULT_API)
+    return BlockyardClient.from_environment(os.environ)

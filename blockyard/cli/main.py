@@ -10,7 +10,9 @@ from pydantic import ValidationError
 
 from blockyard import __version__
 from blockyard.cli import (
+    api,
     attachment,
+    audit,
     check,
     client,
     docker_plugin,
@@ -20,6 +22,7 @@ from blockyard.cli import (
     session,
     snapshot,
     snapshot_content,
+    token,
     volume,
 )
 from blockyard.cli.output import Json, print_json, say, warn
@@ -28,7 +31,9 @@ from blockyard.model.names import DEFAULT_API
 
 EXIT_CODES = ", ".join(f"{answer.exit_code} {answer.code.replace('_', ' ')}" for answer in ANSWERS.values())
 EPILOG = (
-    f"Every verb but serve, docker-plugin and check asks the daemon at BLOCKYARD_API (default {DEFAULT_API}). "
+    f"Every verb but serve, docker-plugin and check asks the daemon at BLOCKYARD_API (default {DEFAULT_API}); at an "
+    "https:// address with the token in BLOCKYARD_TOKEN or BLOCKYARD_TOKEN_FILE, trusting the certificates in "
+    "BLOCKYARD_CA. "
     "Answers go to standard output, refusals to standard error. "
     f"Exit codes: 0 done, {EXIT_FINDINGS} check found damage, {EXIT_CODES}."
 )
@@ -48,7 +53,7 @@ app.command("docker-plugin", epilog="Example: blockyard docker-plugin --config /
 )
 app.command(epilog="Example: blockyard check --store /var/lib/blockyard --deep")(check.check)
 app.command(epilog="Example: blockyard diff db@monday db@tuesday")(snapshot_content.diff)
-for noun in (group, volume, snapshot, client, attachment, session, pool):
+for noun in (group, volume, snapshot, client, attachment, session, pool, token, audit, api):
     app.add_typer(noun.app, name=noun.__name__.rpartition(".")[2])
 
 

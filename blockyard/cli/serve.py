@@ -41,6 +41,14 @@ def serve(
         str | None,
         typer.Option(metavar="unix:PATH", help=f"The API's socket. [default: BLOCKYARD_API or {DEFAULT_API}]"),
     ] = None,
+    api_listen: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Serve the API over TLS here, too, to whoever has a token."),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Certificate for --api-listen, with its chain (PEM).")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="Its private key (PEM).")] = None,
     pool_size: Annotated[
         str | None,
         typer.Option(
@@ -49,12 +57,17 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a store in the foreground, until SIGTERM or Ctrl-C."""
+    api_address = os.environ.get("BLOCKYARD_API", "")
     config = {
         "store": str(store.absolute()),
         "portals": portal,
         "advertise": advertise,
         "workers": workers,
-        "api": api or os.environ.get("BLOCKYARD_API") or DEFAULT_API,
+        # An https address in the environment says where this user's verbs go, not where to serve.
+        "api": api or (api_address if api_address.startswith("unix:") else DEFAULT_API),
+        "api_listen": api_listen,
+        "tls_cert": None if tls_cert is None else str(tls_cert.absolute()),
+        "tls_key": None if tls_key is None else str(tls_key.absolute()),
         "ping_interval": ping_interval,
         "ping_timeout": ping_timeout,
         "pool_size": None if pool_size is None else _bytes(pool_size),

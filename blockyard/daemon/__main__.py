@@ -43,6 +43,8 @@ def _parse(text: str) -> ServeConfig:
 
 def _option(place: tuple[int | str, ...]) -> tuple[str, ...]:
     """A field of the configuration, as the command line names it."""
+    if not place:
+        return ()
     return ("--" + str(place[0]).removesuffix("s" if place[0] == "portals" else "").replace("_", "-"),)
 
 

@@ -1,4 +1,4 @@
-"""The API's Unix socket and the HTTP server behind it.
+"""The API's sockets and the HTTP servers behind them: the Unix socket, and one that speaks TLS.
 
 The socket is made here, not by uvicorn, because uvicorn would make it writable for everybody: who can open it rules
 the store (mode 0600). The daemon owns the signals, so the server must not take them.
@@ -10,16 +10,19 @@ import asyncio
 import contextlib
 import os
 import socket
+import ssl
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from blockyard.errors import Invalid, Locked
 
 BACKLOG = 64
+MAX_CONNECTIONS = 256  # over the network, at a time; guessed: hosts of a yard, with some requests each
 
 
 class ApiSocket:
@@ -79,13 +82,57 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM: the certificate with its chain, and its key."""
+
+    certificate: Path
+    key: Path
+
+
+class TlsSocket:
+    """A listening TCP socket whose connections will speak TLS."""
+
+    def __init__(self, host: str, port: int, files: TlsFiles) -> None:
+        """Raises Invalid when the address or the files cannot be used."""
+        self.files = files
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(files.certificate, files.key)
+        except (OSError, ssl.SSLError) as error:  # an SSLError is an OSError; named for the reader
+            raise Invalid(
+                f"TLS certificate {files.certificate} with key {files.key} cannot be used: {error.strerror or error}"
+            ) from error
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            self.sock = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        except OSError as error:
+            raise Invalid(f"API address {host}:{port} cannot be opened: {error.strerror or error}") from error
+        self.port = int(self.sock.getsockname()[1])
+
+    def close(self) -> None:
+        self.sock.close()
+
+
 class ApiServer(uvicorn.Server):
     """uvicorn without its signal handlers; ``stop`` ends ``serve``."""
 
-    def __init__(self, app: FastAPI) -> None:
-        # The shutdown deadline is short: a long sweep's client must not hold the daemon's end.
+    def __init__(self, app: ASGIApp, tls: TlsFiles | None = None) -> None:
+        # The shutdown deadline is short: a long sweep's client must not hold the daemon's end. No proxy is trusted:
+        # the address that the limits and the audit log see is the peer's own.
         super().__init__(
-            uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2)
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                ws="none",
+                proxy_headers=False,
+                server_header=False,
+                timeout_graceful_shutdown=2,
+                limit_concurrency=MAX_CONNECTIONS if tls else None,
+                ssl_certfile=tls.certificate if tls else None,
+                ssl_keyfile=tls.key if tls else None,
+            )
         )
 
         self.listening = asyncio.Event()

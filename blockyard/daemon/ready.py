@@ -10,7 +10,13 @@ from blockyard.daemon.pool_worker import PoolWorker
 from blockyard.model.names import DEFAULT_API
 
 
-def ready_block(config: ServeConfig, portals: Sequence[Portal], pools: Sequence[PoolWorker], groups: int) -> str:
+def ready_block(
+    config: ServeConfig,
+    portals: Sequence[Portal],
+    pools: Sequence[PoolWorker],
+    groups: int,
+    api_over_tls: Portal | None = None,
+) -> str:
     api = f"unix:{config.api}"
     serving = sum(pool.serving for pool in pools)
     lines = [
@@ -19,6 +25,7 @@ def ready_block(config: ServeConfig, portals: Sequence[Portal], pools: Sequence[
         *(f"  portal   {portal}" for portal in portals),
         *([f"  known as {config.advertise}"] if config.advertise else []),
         f"  API      {api}",
+        *([f"  API      https://{api_over_tls} (with tokens: blockyard token create)"] if api_over_tls else []),
         *(f"  FAILED   {pool.name}: {pool.reason}" for pool in pools if not pool.serving),
     ]
     if api != DEFAULT_API:

@@ -11,16 +11,19 @@ import logging
 import signal
 import socket
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 from blockyard import __version__
 from blockyard.api.app import make_app
+from blockyard.api.door import LocalDoor, NetworkDoor
 from blockyard.config import Portal, ServeConfig
-from blockyard.daemon.api_server import ApiServer, ApiSocket
+from blockyard.daemon.api_server import ApiServer, ApiSocket, TlsFiles, TlsSocket
 from blockyard.daemon.directory import YardDirectory
 from blockyard.daemon.pool_worker import PoolWorker, spawn_worker
 from blockyard.daemon.ready import ready_block
 from blockyard.daemon.store import StoreDirectory
+from blockyard.daemon.yard_database import YardDatabase
 from blockyard.errors import Invalid
 from blockyard.operations import Operations
 from target.front_door import FrontDoor
@@ -38,6 +41,8 @@ class Yard:
         self._loop = loop
         self._ending = asyncio.Event()
         self._listening: list[Portal] = []
+        self._api_over_tls: Portal | None = None
+        self._database_path = store.path / "yard.db"
         advertise = str(config.advertise) if config.advertise else None
         pings = (config.ping_interval, config.ping_timeout)
         self.pools = {
@@ -52,13 +57,17 @@ class Yard:
         """Serve until SIGTERM or SIGINT. Raises Invalid, Locked before anything is served."""
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._ending.set)
-        api_socket = ApiSocket(self._config.api)
-        try:
+        async with AsyncExitStack() as opened:
+            api_socket = ApiSocket(self._config.api)
+            opened.callback(api_socket.close)
+            opened.push_async_callback(self._front_door.close)
             self._listen()
-            await self._serve(api_socket)
-        finally:
-            await self._front_door.close()
-            api_socket.close()
+            tls_socket = self._listen_for_api()
+            if tls_socket is not None:
+                opened.callback(tls_socket.close)
+            database = YardDatabase(self._database_path)
+            opened.callback(database.close)
+            await self._serve(database, api_socket, tls_socket)
 
     def _listen(self) -> None:
         """Open every portal, and note where initiators are told to connect."""
@@ -74,30 +83,43 @@ class Yard:
         advertised = self._config.advertise
         self.operations.portals = (str(advertised),) if advertised else tuple(reachable)
 
-    async def _serve(self, api_socket: ApiSocket) -> None:
-        server = ApiServer(make_app(self.operations))
+    def _listen_for_api(self) -> TlsSocket | None:
+        where, certificate, key = self._config.api_listen, self._config.tls_cert, self._config.tls_key
+        if where is None or certificate is None or key is None:
+            return None
+        opened = TlsSocket(where.host, where.port, TlsFiles(certificate, key))
+        self._api_over_tls = Portal(host=where.host, port=opened.port)
+        return opened
+
+    async def _serve(self, database: YardDatabase, api_socket: ApiSocket, tls_socket: TlsSocket | None) -> None:
+        app = make_app(self.operations, database)
+        servers = [(ApiServer(LocalDoor(app, database)), api_socket.sock)]
+        if tls_socket is not None:
+            servers.append((ApiServer(NetworkDoor(app, database), tls_socket.files), tls_socket.sock))
         workers = [self._loop.create_task(pool.run()) for pool in self.pools.values()]
-        api = self._loop.create_task(server.serve(sockets=[api_socket.sock]))
-        announcement = self._loop.create_task(self._announce(server))
+        apis = [self._loop.create_task(server.serve(sockets=[sock])) for server, sock in servers]
+        announcement = self._loop.create_task(self._announce([server for server, _ in servers]))
         ending = self._loop.create_task(self._ending.wait())
         try:
-            await _watch({api, ending, *workers}, until=(api, ending))
+            await _watch({*apis, ending, *workers}, until=(*apis, ending))
             log.info("stopping")
         finally:
             await self._front_door.close()
             announcement.cancel()
             ending.cancel()
-            server.stop()
+            for server, _ in servers:
+                server.stop()
             await asyncio.gather(*(pool.stop() for pool in self.pools.values()))
-            await asyncio.gather(api, *workers)
+            await asyncio.gather(*apis, *workers)
             await asyncio.gather(announcement, ending, return_exceptions=True)
         log.info("stopped")
 
-    async def _announce(self, server: ApiServer) -> None:
-        await server.listening.wait()
+    async def _announce(self, servers: Sequence[ApiServer]) -> None:
+        await asyncio.gather(*(server.listening.wait() for server in servers))
         await asyncio.gather(*(pool.wait_settled(READY_SECONDS) for pool in self.pools.values()))
         groups = sum(len(pool.groups) for pool in self.pools.values())
-        print(ready_block(self._config, self._listening, list(self.pools.values()), groups), flush=True)
+        pools = list(self.pools.values())
+        print(ready_block(self._config, self._listening, pools, groups, self._api_over_tls), flush=True)
 
 
 async def _watch(tasks: set[asyncio.Task[Any]], *, until: Sequence[asyncio.Task[Any]]) -> None:

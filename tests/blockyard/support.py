@@ -18,8 +18,10 @@ from typing import Any, TypeVar
 from blockstore.api import Group
 from blockstore.memory import MemoryPool
 from blockyard.api.app import make_app
+from blockyard.api.door import LocalDoor
 from blockyard.daemon.api_server import ApiServer, ApiSocket
 from blockyard.daemon.pool_worker import PoolWorker
+from blockyard.daemon.yard_database import YardDatabase
 from blockyard.errors import Unavailable
 from blockyard.model import Value
 from blockyard.operations import Operations
@@ -229,7 +231,8 @@ def served_yard(path: Path) -> Iterator[MemoryYard]:
         ending = asyncio.Event()
         api_socket = ApiSocket(path)
         async with MemoryYard() as yard:
-            server = ApiServer(make_app(yard.operations))
+            book = YardDatabase(path.with_name("yard.db"))
+            server = ApiServer(LocalDoor(make_app(yard.operations, book), book))
             serving = asyncio.create_task(server.serve(sockets=[api_socket.sock]))
             await server.listening.wait()
             found.append((yard, ending, asyncio.get_running_loop()))
@@ -237,6 +240,7 @@ def served_yard(path: Path) -> Iterator[MemoryYard]:
             await ending.wait()
             server.stop()
             await serving
+            book.close()
         api_socket.close()
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from contextlib import contextmanager
 
 import pytest
 from pydantic import ValidationError
 
+from blockstore import api
 from blockyard.daemon.directory import YardDirectory
-from blockyard.errors import InUse, Invalid, NotFound, Unavailable, error_from
+from blockyard.errors import FailStopped, InUse, Invalid, NotFound, Unavailable, error_from
 from blockyard.model import ClientSpec, CloneRequest, GroupChange, NewGroup, VolumeSpec
 from blockyard.model.attachments import Attached, AttachMode, AttachRequest
 from blockyard.worker.attachments import FIRST_LOGIN_SECONDS, SECRET_LENGTH
@@ -321,6 +323,27 @@ def test_details_of_an_error_travel_with_it() -> None:
     error = error_from("in_use", "taken", {"alive": False})
     assert isinstance(error, InUse)
     assert error.details == {"alive": False}
+
+
+def test_what_the_store_cannot_promise_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(yard: MemoryYard) -> None:
+        await yard.operations.attach("db", HOST_A, ASK)
+        log_in(yard, HOST_A)
+
+        def undecided(*_: object, **__: object) -> Future[object]:
+            future: Future[object] = Future()
+            future.set_exception(api.Undecided("the append failed"))
+            return future
+
+        with monkeypatch.context() as patch:
+            patch.setattr(yard.worker.pool.groups["db"], "update", undecided)
+            with pytest.raises(FailStopped):
+                await yard.operations.attach("db", HOST_B, TAKE)
+        assert yard.worker.targets.open == [], "the holder has to log in again, by what recovery finds"
+        assert await hosts(yard) == [HOST_A]
+        assert (await yard.operations.attach("db", HOST_B, TAKE)).attachment.generation == 2
+
+    with_group(test)
 
 
 def test_no_listing_holds_a_secret() -> None:

@@ -306,7 +306,7 @@ def test_rest_tells_made_from_found(yard: MemoryYard, cli: Command) -> None:
 def test_rest_describes_itself_and_its_health(yard: MemoryYard) -> None:
     health = api(yard, "GET", "/health").json()
     assert (health["status"], health["version"], health["portals"]) == ("ok", "1.2.3", ["192.0.2.1:3260"])
-    paths = api(yard, "GET", "http://blockyard/openapi.json").json()["paths"]
+    paths = api(yard, "GET", "/openapi.json").json()["paths"]
     assert {"/v1/groups", "/v1/groups/{name}:clone", "/v1/groups/{group}/clients/{initiator}"} <= set(paths)
 
 
