@@ -60,7 +60,8 @@ class BlockyardClient:
         seconds: float = SECONDS,
     ) -> None:
         """``address`` is ``unix:PATH`` or ``https://HOST:PORT``, which needs a ``token``; ``authority``: a file of
-        certificates (PEM) to trust instead of the system's. ``transport`` replaces the socket in tests. ``seconds``: how long a verb may take."""
+        certificates (PEM) to trust instead of the system's. ``transport`` replaces the socket in tests.
+        ``seconds``: how long a verb may take."""
         self._address = address
         local = address.startswith("unix:")
         self._http = httpx.Client(

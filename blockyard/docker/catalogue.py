@@ -40,6 +40,8 @@ class Catalogue:
         self._lock = threading.Lock()
         self._refreshing = threading.Lock()
         self._known = self._load()
+        self._saved = set(self._known.groups)
+        """Volumes in the file."""
         self.trouble: str | None = "the target was not asked yet"
         """Why what is known may be old; None: it is fresh."""
         self.asked: float | None = None
@@ -105,11 +107,11 @@ class Catalogue:
 
     def _keep(self, known: _Known) -> None:
         with self._lock:
-            # Another content, not only other figures: not every refresh is worth a write to this host's disk.
-            changed = set(known.groups) != set(self._known.groups)
             self._known = known
-        if changed:
+        # Other volumes, not only other figures: not every refresh is worth a write to this host's disk.
+        if set(known.groups) != self._saved:
             self._host.replace(self._path, known.model_dump_json().encode())
+            self._saved = set(known.groups)
 
     def _load(self) -> _Known:
         try:

@@ -284,7 +284,9 @@ def test_a_plugin_that_starts_while_the_target_is_away_knows_its_volumes(node: N
     assert "no daemon answers" in node.driver.get("db")["Status"]["health"]
 
 
-def test_an_unknown_volume_is_asked_for_once_the_target_answers(node: Node, other: Node, target: SimulatedTarget) -> None:
+def test_an_unknown_volume_is_asked_for_once_the_target_answers(
+    node: Node, other: Node, target: SimulatedTarget
+) -> None:
     with pytest.raises(NotFound, match="no such volume"):
         other.driver.get("db")
     node.driver.create("db", {})
