@@ -55,8 +55,10 @@ class Host(Protocol):
         """Into a file of the kernel. Raises OSError."""
         ...
 
-    def replace(self, path: str, content: bytes) -> None:
-        """A file's whole content at once, durably, readable by root alone; its folder is made. Raises OSError."""
+    def replace(self, path: str, content: bytes, *, by_way_of: str | None = None) -> None:
+        """A file's whole content at once, durably, readable by root alone; its folder is made. Raises OSError.
+
+        ``by_way_of``: the name under which it is written first, on the same file system; a kill may leave that."""
         ...
 
     def touch(self, path: str) -> None:
@@ -114,8 +116,8 @@ class LinuxHost:
         finally:
             os.close(descriptor)
 
-    def replace(self, path: str, content: bytes) -> None:
-        folder, temporary = os.path.dirname(path), f"{path}.new"  # always that name: a kill leaves one at most
+    def replace(self, path: str, content: bytes, *, by_way_of: str | None = None) -> None:
+        folder, temporary = os.path.dirname(path), by_way_of or f"{path}.new"
         os.makedirs(folder, mode=0o700, exist_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as file:

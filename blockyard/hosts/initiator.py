@@ -143,7 +143,10 @@ class Initiator:
             raise HostError(f"iscsiadm made a node record for {target}, but it is in none of {', '.join(_DATABASES)}")
         for path in paths:
             record = self._host.read(path).decode()
-            self._host.replace(path, _with_settings(record, self._settings(chap)).encode())
+            # Not beside it: there every file is taken for a record.
+            database = next(each for each in _DATABASES if path.startswith(f"{each}/"))
+            settled = _with_settings(record, self._settings(chap)).encode()
+            self._host.replace(path, settled, by_way_of=f"{database}/.{INTERFACE}.new")
 
     def _settings(self, chap: ChapCredentials) -> dict[str, str]:
         timing = self._timing

@@ -28,6 +28,10 @@ class Node:
 
     def restart(self) -> None:
         self.target.steps.restart()
+        self.restart_only()
+
+    def restart_only(self) -> None:
+        """Without giving up a kill that is planned."""
         self.host.clock += 1
         self.plugin = Plugin(self.host, self.target, self.target, self.iqn, self._config)
         self.plugin.upkeep.recover()

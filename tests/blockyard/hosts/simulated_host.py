@@ -163,12 +163,14 @@ class SimulatedHost:
     def write(self, path: str, text: str) -> None:
         self.steps.do(f"write {path}", lambda: self._write(path, text))
 
-    def replace(self, path: str, content: bytes) -> None:
+    def replace(self, path: str, content: bytes, *, by_way_of: str | None = None) -> None:
+        temporary = by_way_of or f"{path}.new"
+
         def halfway() -> None:
-            self.files[f"{path}.new"] = content[: len(content) // 2]
+            self.files[temporary] = content[: len(content) // 2]
 
         def whole() -> None:
-            self.files.pop(f"{path}.new", None)
+            self.files.pop(temporary, None)
             self._store(path, content)
 
         self.steps.do(f"replace {path}", whole, halfway)
