@@ -249,11 +249,9 @@ class BlockyardClient:
     ) -> httpx.Response:
         content = None if body is None else body.model_dump_json().encode()
         headers = {"content-type": "application/json"} if content else None
-        limit: dict[str, None] = {"timeout": None} if endless else {}
+        limit: dict[str, Any] = {"timeout": None} if endless else {}
         with self._reached(method, path):
-            response = self._http.request(
-                method, path, content=content, headers=headers, params=params, **limit
-            )
+            response = self._http.request(method, path, content=content, headers=headers, params=params, **limit)
         if response.is_error:
             raise _refusal(response)
         return response

@@ -67,13 +67,13 @@ def connect(config: DockerConfig, seconds: float) -> BlockyardClient:
 
 async def serve(config: DockerConfig) -> None:
     """Until SIGTERM or SIGINT. Raises Invalid."""
-    notifier, sockets = Notifier(), take_sockets() or [_listen(config.socket)]
+    notifier, sockets = Notifier(), take_sockets() or [listen(config.socket)]
     iqn = read_initiator_name(config.initiator_name_file)
     with connect(config, API_SECONDS) as api, connect(config, GLANCE_SECONDS) as glance:
         plugin = Plugin(LinuxHost(), api, glance, iqn, config)
         await asyncio.to_thread(plugin.upkeep.recover)
         plugin.upkeep.start()
-        server = _Server(make_app(plugin.driver))
+        server = PluginServer(make_app(plugin.driver))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, server.stop)
@@ -97,7 +97,7 @@ async def _prove_life(notifier: Notifier, upkeep: Upkeep) -> None:
         await asyncio.sleep(notifier.watchdog / 3)
 
 
-class _Server(uvicorn.Server):
+class PluginServer(uvicorn.Server):
     """uvicorn without its signal handlers. A mount under way may end; its answer is worth a few seconds."""
 
     def __init__(self, app: Starlette) -> None:
@@ -113,7 +113,7 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _listen(path: Path) -> socket.socket:
+def listen(path: Path) -> socket.socket:
     """Docker is root, and nobody else has a say."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
