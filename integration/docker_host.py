@@ -61,16 +61,16 @@ class DockerHost:
         self._plugin: Command | None = None
 
     def set_up(self) -> None:
-        """Install, configure, start the plugin and, beside it, Docker."""
+        """Install, configure, start Docker and the plugin."""
         self.guest.run("tar -C / -xf /dev/vdb", timeout=120)
         self.guest.put("/etc/blockyard/token", self._token)
         self.guest.put("/etc/blockyard/ca.pem", self._certificate.read_bytes())
         lines = [f'api = "{self._api}"', 'token_file = "/etc/blockyard/token"', 'ca_file = "/etc/blockyard/ca.pem"']
         self.guest.put("/etc/blockyard/docker.toml", "\n".join([*lines, 'default_size = "512M"', ""]))
         self.start_dockerd()
-        self.start_plugin()
         self.wait_for_dockerd()
         self.guest.run(IMPORT, timeout=120)
+        self.start_plugin()
 
     # The two daemons
 
@@ -89,11 +89,12 @@ class DockerHost:
         self.guest.run(f"rm -f {SOCKET}; mv /tmp/plugin.log /tmp/plugin.log.old")
 
     def start_dockerd(self) -> None:
-        self.guest.start(f"exec {DOCKERD} 2>>/tmp/dockerd.log")
+        # Again when it gives up, as a service manager would: on a busy machine its containerd is too slow for it.
+        self.guest.start(f"while :; do {DOCKERD} 2>>/tmp/dockerd.log; sleep 1; done")
 
     def wait_for_dockerd(self) -> None:
-        tries = int(DOCKERD_LIMIT / DOCKERD_POLL)
-        answers = "[ -S /run/docker.sock ] && docker info >/dev/null 2>&1"
+        tries = int(DOCKERD_LIMIT / DOCKERD_POLL / 2)
+        answers = "[ -S /run/docker.sock ] && timeout 30 docker info >/dev/null 2>&1"
         ready = f"for i in $(seq {tries}); do {answers} && exit 0; sleep {DOCKERD_POLL}; done"
         self.guest.run(f"{ready}; cat /tmp/dockerd.log; exit 1", timeout=DOCKERD_LIMIT + 60)
 
