@@ -35,6 +35,9 @@ SOAKS = {
     ),
     "hostile": Soak(("tests/system/test_hostile.py",), 20, "malformed PDUs beside a verified client"),
     "model": Soak(("tests/model/test_model.py",), 10, "the protocol's model in wider bounds, and its broken rules"),
+    "plugin": Soak(
+        ("tests/blockyard/docker/test_random_kills.py",), 50, "the Docker plugin, hosts and target killed in any order"
+    ),
     "power": Soak(("tests/blockstore/test_power_loss.py",), 10, "power cut at every point of recorded traces"),
 }
 

@@ -51,6 +51,9 @@ app.command(epilog="Example: blockyard serve --store /var/lib/blockyard --portal
 app.command("docker-plugin", epilog="Example: blockyard docker-plugin --config /etc/blockyard/docker.toml")(
     docker_plugin.docker_plugin
 )
+app.command("docker-snapshot", epilog="Example: blockyard docker-snapshot db before-upgrade")(
+    docker_plugin.docker_snapshot
+)
 app.command(epilog="Example: blockyard check --store /var/lib/blockyard --deep")(check.check)
 app.command(epilog="Example: blockyard diff db@monday db@tuesday")(snapshot_content.diff)
 for noun in (group, volume, snapshot, client, attachment, session, pool, token, audit, api):

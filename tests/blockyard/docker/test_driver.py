@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from blockyard.docker import snapshot
+from blockyard.docker.config import DockerConfig
 from blockyard.errors import AlreadyExists, InUse, Invalid, NotFound, ProductError, Unreachable
 from blockyard.hosts.errors import NotBlank, StillMounted
 from tests.blockyard.docker.world import LONG, STATE, A, B, Node
@@ -259,6 +261,21 @@ def test_a_snapshot_clone_can_be_read_by_many_hosts(node: Node, other: Node, tar
         assert [m.read_only for m in each.host.mounts if m.folder.endswith("copy")] == [True]
         each.later()
         assert each.ids("copy") == {"2"}
+
+
+def test_a_snapshot_is_taken_while_the_file_system_stands_still(node: Node, target: SimulatedTarget) -> None:
+    config = DockerConfig()
+    node.driver.create("my_db", {})
+    with pytest.raises(NotFound, match="no file system mounted on this host"):
+        snapshot.take(node.host, target, config, "my_db", "monday")
+    folder = node.driver.mount("my_db", "1")
+    node.host.frozen.add(folder)  # left by one that was killed
+    snapshot.take(node.host, target, config, "my_db", "monday")
+    group = next(iter(target.groups.values()))
+    assert list(group.snapshots) == ["monday"]
+    words = [command[:2] for command in node.host.commands if command[0] == "fsfreeze"]
+    assert [word for _, word in words] == ["--unfreeze", "--freeze", "--unfreeze"]
+    assert node.host.frozen == set()
 
 
 # --- from memory ---------------------------------------------------------------------------------------------------
