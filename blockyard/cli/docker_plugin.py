@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-
 Config = Annotated[
     Path, typer.Option(metavar="FILE", help="Where the target is, and what volumes are like by default.")
 ]
