@@ -21,6 +21,7 @@ SCRIBBLE = (
     "i=0; while echo $i >>/data/lines && busybox sync;"
     " do i=$((i+1)); echo wrote $i; busybox sleep 0.2; done; echo failed"
 )
+PING_SECONDS = 3  # twice as many after its last sign of life a host counts as dead
 LOOK = "/opt/blockyard/bin/python3 /run/harness/integration/inside/look_at_volume.py"
 
 pytestmark = pytest.mark.timeout(1500)  # two emulated dockerds, and a busy machine
@@ -35,7 +36,8 @@ def hosts(
     certificate, key = docker_host.make_certificate(folder)
     port = free_port()
     tls = ("--api-listen", f"127.0.0.1:{port}", "--tls-cert", str(certificate), "--tls-key", str(key))
-    target = serve(options=tls)
+    pings = ("--ping-interval", str(PING_SECONDS), "--ping-timeout", str(PING_SECONDS))
+    target = serve(options=tls + pings)
     archive = docker_host.installation(folder)
     guests = [Guest(image.get(), name, IQN.format(name), folder, disks=(archive,)) for name in ("docker-a", "docker-b")]
     try:
@@ -52,6 +54,15 @@ def hosts(
             guest.power_off_hard()
 
 
+@pytest.fixture(autouse=True)
+def connected(hosts: tuple[DockerHost, DockerHost]) -> Iterator[None]:
+    """A test that fails leaves no host cut off for the next one."""
+    yield
+    for host in hosts:
+        if host.guest.on:
+            host.guest.run("ip link set eth0 up")
+
+
 def test_volumes_come_and_go_by_dockers_own_verbs(hosts: tuple[DockerHost, DockerHost]) -> None:
     a, b = hosts
     a.create("shop_data", size="400M", fs="xfs", cache="writethrough")
@@ -62,6 +73,7 @@ def test_volumes_come_and_go_by_dockers_own_verbs(hosts: tuple[DockerHost, Docke
     shown = json.loads(b.docker("volume", "inspect", "shop_data").stdout)[0]
     assert (shown["Scope"], shown["Status"]["fs"], shown["Status"]["health"]) == ("global", "xfs", "serving")
     a.docker("volume", "rm", "shop_data")
+    b.guest.run('for i in $(seq 30); do [ -z "$(docker volume ls -q)" ] && exit 0; sleep 0.5; done; exit 1')
     assert "no such volume" in b.docker("volume", "inspect", "shop_data", check=False).stderr.decode().lower()
 
 
@@ -120,7 +132,9 @@ def test_a_host_that_is_cut_off_is_fenced_and_cleans_up(
     a.guest.run("ip link set eth0 down")
     began = time.monotonic()
     taken = b.run("cut", "busybox wc -l </data/lines; echo taken >/data/owner; busybox sync; busybox sha256sum /data/*")
-    remark(f"a volume of a host that was cut off, elsewhere after {time.monotonic() - began:.1f} s")
+    remark(
+        f"pings every {PING_SECONDS} s; a volume of a host that was cut off, elsewhere after {time.monotonic() - began:.1f} s"
+    )
     assert int(taken.text.split()[0]) >= 5
     a.guest.run("ip link set eth0 up")
     a.wait_until_clean(120)
@@ -142,7 +156,9 @@ def test_a_volume_is_there_on_another_host_after_a_power_cut(
     a.guest.power_off_hard()  # with the container alive and the volume mounted
     began = time.monotonic()
     found = b.run("data", SUM)
-    remark(f"a volume of a host that lost its power, elsewhere after {time.monotonic() - began:.1f} s")
+    remark(
+        f"pings every {PING_SECONDS} s; a volume of a host that lost its power, elsewhere after {time.monotonic() - began:.1f} s"
+    )
     assert found.stdout == writing.output
     b.guest.run(f"PYTHONPATH= {LOOK} data e2fsck -fn", timeout=120)
     assert b.left() == []

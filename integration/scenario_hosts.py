@@ -34,7 +34,9 @@ def test_a_linux_host_keeps_the_contract(
         guest.push(_tests(tmp_path), "/tmp")
         attached = [_attached(target, f"volume-{number}", guest.initiator) for number in range(VOLUMES)]
         guest.put("/tmp/attached.json", json.dumps(attached))
-        words = "cd /tmp/code && exec /opt/blockyard/bin/python3 -u -m tests.blockyard.hosts.contract /tmp/attached.json"
+        words = (
+            "cd /tmp/code && exec /opt/blockyard/bin/python3 -u -m tests.blockyard.hosts.contract /tmp/attached.json"
+        )
         running = guest.start(words)
         grown = 0
         while running.running and b"kept: " + contract.CASES[-1].__name__.encode() not in running.output:

@@ -14,6 +14,7 @@ from blockyard.hosts.commands import Deadline, Host
 from blockyard.model.attachments import Attached, Attachment, AttachMode, AttachRequest
 
 _POLL = 1.0
+_ADVANCE = 1.0  # seconds; the target reckons from two clocks, and what was under way may still have come
 
 
 def claim(api: HostApi, host: Host, iqn: str, group: str, mode: AttachMode, patience: Deadline) -> Attached:
@@ -27,12 +28,16 @@ def claim(api: HostApi, host: Host, iqn: str, group: str, mode: AttachMode, pati
         if not any(holder.alive for holder in holders):
             return api.attach(group, iqn, AttachRequest(mode=mode, take_over=True))
         for holder in holders:
-            # Two answers at different times: it is there, whatever the clocks of the three machines say.
-            if holder.alive and first_seen.setdefault(holder.host, holder.seen) != holder.seen:
+            if holder.alive and _has_answered(first_seen.setdefault(holder.host, holder.seen), holder.seen):
                 raise InUse(_refusal(holder, "which answers"))
         if patience.over:
             raise InUse(_refusal(next(each for each in holders if each.alive), "which has not been declared dead yet"))
         host.sleep(_POLL)
+
+
+def _has_answered(first: float | None, now: float | None) -> bool:
+    """Since it was looked at first. Both are the target's clock, so the clocks of the hosts don't matter."""
+    return now is not None and (first is None or now > first + _ADVANCE)
 
 
 def _refusal(holder: Attachment, condition: str) -> str:
