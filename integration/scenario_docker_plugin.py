@@ -63,6 +63,10 @@ def connected(hosts: tuple[DockerHost, DockerHost]) -> Iterator[None]:
             host.guest.run("ip link set eth0 up")
 
 
+def _since(began: float) -> str:
+    return f"`docker run` to data, pings every {PING_SECONDS} s, {time.monotonic() - began:.1f} s: the volume"
+
+
 def test_volumes_come_and_go_by_dockers_own_verbs(hosts: tuple[DockerHost, DockerHost]) -> None:
     a, b = hosts
     a.create("shop_data", size="400M", fs="xfs", cache="writethrough")
@@ -132,9 +136,7 @@ def test_a_host_that_is_cut_off_is_fenced_and_cleans_up(
     a.guest.run("ip link set eth0 down")
     began = time.monotonic()
     taken = b.run("cut", "busybox wc -l </data/lines; echo taken >/data/owner; busybox sync; busybox sha256sum /data/*")
-    remark(
-        f"pings every {PING_SECONDS} s; a volume of a host that was cut off, elsewhere after {time.monotonic() - began:.1f} s"
-    )
+    remark(f"{_since(began)} of a host that was cut off")
     assert int(taken.text.split()[0]) >= 5
     a.guest.run("ip link set eth0 up")
     a.wait_until_clean(120)
@@ -156,9 +158,7 @@ def test_a_volume_is_there_on_another_host_after_a_power_cut(
     a.guest.power_off_hard()  # with the container alive and the volume mounted
     began = time.monotonic()
     found = b.run("data", SUM)
-    remark(
-        f"pings every {PING_SECONDS} s; a volume of a host that lost its power, elsewhere after {time.monotonic() - began:.1f} s"
-    )
+    remark(f"{_since(began)} of a host that lost its power")
     assert found.stdout == writing.output
     b.guest.run(f"PYTHONPATH= {LOOK} data e2fsck -fn", timeout=120)
     assert b.left() == []
