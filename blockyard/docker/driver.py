@@ -128,7 +128,7 @@ class Driver:
             for holder in self._api.attachments(group=group.name):
                 raise InUse(
                     f"volume {volume} is attached to host {holder.host}: unmount it there, or, if that host is gone, "
-                    f"`blockyard attachment release {group.name} {holder.host}`"
+                    f"`blockyard attachment release {group.name} --host {holder.host}`"
                 )
             self._api.delete_group(group.name)
             self._catalogue.drop(volume)
