@@ -59,6 +59,7 @@ def test_sockets_for_another_process_are_not_taken() -> None:
     assert environment == {}
 
 
+@pytest.mark.slow
 def test_serve_takes_its_sockets_and_tells_its_manager(tmp_path: Path, manager: socket.socket) -> None:
     """As blockyard.service does it: a configuration file, the portal and the API's socket handed over."""
     store, api = tmp_path / "store", tmp_path / "api.sock"
@@ -100,6 +101,7 @@ def _next(manager: socket.socket) -> bytes:
     return said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -119,6 +121,7 @@ def test_a_wrong_configuration_is_refused_with_its_reason(tmp_path: Path, text: 
     assert message in done.stderr
 
 
+@pytest.mark.slow
 def test_an_option_goes_before_the_configuration(tmp_path: Path) -> None:
     file = tmp_path / "blockyard.toml"
     file.write_text(f"store = '{tmp_path}'\nworkers = 3\nportal = '127.0.0.1:0'\n")

@@ -197,6 +197,7 @@ def test_a_repeated_request_ends_as_if_nothing_had_happened(operation: Operation
         data_is_kept(world)
 
 
+@pytest.mark.slow
 def test_a_kill_while_a_kill_is_cleaned_up_converges_too() -> None:
     """Twice in a row: at each step of a mount, and then at each step of the start after it."""
     operation = next(each for each in OPERATIONS if each.name == "mount")
@@ -220,6 +221,7 @@ def test_a_kill_while_a_kill_is_cleaned_up_converges_too() -> None:
             data_is_kept(world)
 
 
+@pytest.mark.slow
 def test_a_target_that_goes_away_at_each_step_leaves_nothing_once_it_is_back() -> None:
     for operation, kind in CASES:
         if operation.name.startswith("start"):

@@ -10,6 +10,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import pytest
+
 from blockyard.errors import ProductError
 from blockyard.hosts.errors import HostError
 from tests.blockyard.docker.world import STATE, A, B, Node
@@ -156,6 +158,7 @@ class Yard:
             node.nothing_is_left()
 
 
+@pytest.mark.slow
 def test_whatever_dies_in_whatever_order_nothing_is_left_and_no_data_is_lost() -> None:
     for number in range(scaled(3)):
         seed = SEED + number
