@@ -56,7 +56,7 @@ def test_a_linux_host_keeps_the_contract(
 
 def _attached(target: Product, name: str, host: str) -> object:
     target.cli("group", "create", name, "--size", SIZE)
-    return target.cli("attachment", "create", name, host)
+    return target.cli("attachment", "create", name, "--host", host)
 
 
 def _tests(folder: Path) -> Path:
