@@ -81,7 +81,7 @@ def test_the_target_serves_as_nobody_in_particular_once_its_pools_have_reported(
 
 def test_a_restart_under_verified_writes_costs_no_error(machine: Machine, remark: Callable[[str], None]) -> None:
     run = machine.guest.run
-    machine.inside("blockyard group create demo --size 400M --client any")
+    machine.inside("/opt/blockyard/bin/blockyard group create demo --size 400M --client any")
     run("iscsiadm -m discovery -t st -p 127.0.0.1:3260 && iscsiadm -m node --login", timeout=120)
     run("udevadm settle; mkfs.ext4 -q -F /dev/sda && mkdir -p /mnt/demo && mount /dev/sda /mnt/demo", timeout=120)
     writing = machine.guest.start(f"exec env {FILES} write /mnt/demo")
@@ -104,7 +104,7 @@ def test_a_daemon_that_hangs_is_replaced(machine: Machine) -> None:
     machine.guest.run(f"sleep {WATCHDOG_SECONDS}", timeout=WATCHDOG_SECONDS + 30)
     machine.wait_for("systemctl show -p NRestarts,SubState --value blockyard | xargs", ("1 running", "running 1"))
     assert "Watchdog timeout" in machine.journal("blockyard")
-    assert "demo" in machine.inside("blockyard group ls")
+    assert "demo" in machine.inside("/opt/blockyard/bin/blockyard group ls")
 
 
 def test_the_plugin_is_ready_when_it_listens(machine: Machine) -> None:
