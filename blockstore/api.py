@@ -224,7 +224,7 @@ class GroupRecord:
     labels: Mapping[str, str] = field(default_factory=dict)
     """What people and programs noted about it; the store gives them no meaning."""
     attachments: tuple[AttachmentRecord, ...] = ()
-    generation: int = 0
+    attach_generation: int = 0
     """Invariant: not less than the generation of any attachment, now or ever (numbers are never used again)."""
 
 

@@ -157,7 +157,7 @@ def _group_to_json(entry: GroupEntry) -> Json:
         "next_lun": record.next_lun,
         "origin": record.origin,
         **({"labels": dict(record.labels)} if record.labels else {}),
-        **({"generation": record.generation} if record.generation else {}),
+        **({"attach_generation": record.attach_generation} if record.attach_generation else {}),
         **({"attachments": [_attachment_to_json(each) for each in record.attachments]} if record.attachments else {}),
     }
 
@@ -176,7 +176,7 @@ def _group_from_json(value: Json) -> GroupEntry:
         origin=value["origin"],
         labels={_text(key): _text(label) for key, label in value.get("labels", {}).items()},
         attachments=tuple(_attachment_from_json(each) for each in value.get("attachments", ())),
-        generation=int(value.get("generation", 0)),
+        attach_generation=int(value.get("attach_generation", 0)),
     )
     return GroupEntry(record, _maps_from_json(value["volumes"]))
 

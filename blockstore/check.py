@@ -39,7 +39,7 @@ RULES = {
     9: "every stored grain matches its checksum",
     10: "snapshots consist of frozen nodes only",
     11: "the counts kept of a map are those of its entries",
-    13: "the catalogue is whole: maps, sizes, LUNs, names and identities",
+    13: "the catalogue is whole: maps, sizes, LUNs, names, identities and attachments",
 }
 _DEEP_RUN = 256  # blocks read in one go
 _MAP_LEAVES = 1 << 22
@@ -284,8 +284,8 @@ def _check_attachments(record: GroupRecord) -> Iterator[Finding]:
         yield Finding(13, f"{what}: a host is attached twice")
     if len({each.generation for each in attachments}) != len(attachments):
         yield Finding(13, f"{what}: two attachments have the same generation")
-    if any(not 0 < each.generation <= record.generation for each in attachments):
-        yield Finding(13, f"{what}: the generation of an attachment is not within 1 to {record.generation}")
+    if any(not 0 < each.generation <= record.attach_generation for each in attachments):
+        yield Finding(13, f"{what}: the generation of an attachment is not within 1 to {record.attach_generation}")
     modes = {each.mode for each in attachments}
     if len(modes) > 1 or (AttachMode.SINGLE_WRITER in modes and len(attachments) > 1):
         yield Finding(13, f"{what}: its attachments exclude each other")

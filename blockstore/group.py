@@ -451,11 +451,11 @@ def _plan_rollback(group: GroupEntry, target: SnapshotEntry, next_map: int) -> t
 def _with_attachments(record: GroupRecord, attachments: tuple[AttachmentRecord, ...]) -> GroupRecord:
     """Raises Invalid when one of them is new and its generation is not."""
     for each in attachments:
-        if each not in record.attachments and each.generation <= record.generation:
+        if each not in record.attachments and each.generation <= record.attach_generation:
             raise Invalid(f"group {record.name}: generation {each.generation} was used; allowed are those above "
-                          f"{record.generation}")  # fmt: skip
+                          f"{record.attach_generation}")  # fmt: skip
     generation = max((each.generation for each in attachments), default=0)
-    return replace(record, attachments=attachments, generation=max(record.generation, generation))
+    return replace(record, attachments=attachments, attach_generation=max(record.attach_generation, generation))
 
 
 def _with_volume(entry: GroupEntry, changed: VolumeRecord) -> GroupEntry:

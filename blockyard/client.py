@@ -17,7 +17,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import TypeAdapter
 
-from blockyard.errors import Internal, Invalid, Unreachable, error_from
+from blockyard.errors import Busy, Internal, Invalid, Unreachable, error_from
 from blockyard.model import (
     Client,
     ClientSpec,
@@ -316,4 +316,6 @@ def _refusal(response: httpx.Response) -> Exception:
         error = dict(response.json()["error"])
         return error_from(error.pop("code"), error.pop("message"), error)
     except (ValueError, KeyError, TypeError):
-        return Internal(f"the daemon answered HTTP {response.status_code} without a reason")
+        # 503 without our words is the HTTP server's own: too many connections at the moment
+        kind = Busy if response.status_code == 503 else Internal
+        return kind(f"the daemon answered HTTP {response.status_code} without a reason")

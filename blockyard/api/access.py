@@ -14,13 +14,18 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
-from blockyard.errors import AlreadyExists, Forbidden, NotFound, Unauthenticated
+from blockyard.errors import AlreadyExists, Forbidden, Invalid, NotFound, Unauthenticated
 from blockyard.model.names import PROJECT
+from blockyard.model.names import labels as checked_labels
 from blockyard.operations import Operations
 
 FORCE = "--force, which ends other hosts' sessions,"
 CALLER = "blockyard.caller"
 """Where in an ASGI scope the door puts who calls."""
+
+
+NOTE = "blockyard.note"
+"""Where a route puts what the audit log shall say beside method and path."""
 
 
 class Level(Enum):
@@ -58,7 +63,10 @@ class Caller:
             return labels
         if labels.get(PROJECT, self.project) != self.project:
             raise Forbidden(f"the token is for project {self.project}, not for {labels[PROJECT]}")
-        return {**labels, PROJECT: self.project}
+        try:
+            return checked_labels({**labels, PROJECT: self.project})  # one more than was asked for may be one too many
+        except ValueError as error:
+            raise Invalid(f"labels: {error}") from None
 
     def own_host(self, host: str | None) -> str | None:
         """Whose attachments to list: a host's own."""

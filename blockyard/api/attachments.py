@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, status
+from fastapi import APIRouter, Request, status
 
-from blockyard.api.access import CallerOf
+from blockyard.api.access import NOTE, CallerOf
 from blockyard.api.verbs import Verbs
 from blockyard.model.attachments import Attached, Attachment, AttachRequest
 
@@ -27,9 +27,11 @@ async def list_attachments(group: str, verbs: Verbs, host: str | None = None) ->
 
 
 @router.put("/groups/{group}/attachments/{host}")
-async def attach(group: str, host: str, asked: AttachRequest, verbs: Verbs) -> Attached:
+async def attach(group: str, host: str, asked: AttachRequest, verbs: Verbs, request: Request) -> Attached:
     """The same host again: the same secret and generation. Another: 409, or with ``take_over`` it has lost the group
     when this is answered."""
+    if asked.take_over:
+        request.scope[NOTE] = "take over"
     return await verbs.attach(group, host, asked)
 
 

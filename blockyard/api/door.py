@@ -14,14 +14,14 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from blockyard.api.access import CALLER, LOCAL, Caller
+from blockyard.api.access import CALLER, LOCAL, NOTE, Caller
 from blockyard.api.tokens import TokenBook
 from blockyard.errors import ProductError, TooManyRequests, Unauthenticated
 from blockyard.model.tokens import AuditEntry, Token
 
 READING = ("GET", "HEAD", "OPTIONS")
 REFUSED = (401, 403)
-MAX_ACTION = 500  # bytes of method and path that the audit log keeps; the longest of ours has 300
+MAX_ACTION = 500  # characters of method, path and query that the audit log keeps; the longest of ours has 300
 NOBODY = "nobody"
 
 
@@ -91,7 +91,10 @@ async def _pass(app: ASGIApp, book: TokenBook, caller: Caller, scope: Scope, rec
 
 
 def _record(book: TokenBook, who: str, scope: Scope, status: int) -> None:
-    action = f"{scope['method']} {scope['path']}"[:MAX_ACTION]
+    query, note = bytes(scope["query_string"]).decode("latin-1"), scope.get(NOTE)
+    action = f"{scope['method']} {scope['path']}{'?' if query else ''}{query}"[:MAX_ACTION]
+    if note is not None:
+        action += f" ({note})"
     shown = action.encode("unicode_escape", "backslashreplace").decode("ascii")  # no control character reaches a screen
     book.record(AuditEntry(time=time.time(), who=who, address=_address(scope), action=shown, status=status))
 

@@ -68,14 +68,14 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a store in the foreground, until SIGTERM or Ctrl-C."""
-    api_address = os.environ.get("BLOCKYARD_API", "")
+    address = os.environ.get("BLOCKYARD_API") or DEFAULT_API
     settings = {
         "store": None if store is None else str(store.absolute()),
         "portals": portal or [],
         "advertise": advertise,
         "workers": workers,
         # An https address in the environment says where this user's verbs go, not where to serve.
-        "api": api or (api_address if api_address.startswith("unix:") else DEFAULT_API),
+        "api": api or (DEFAULT_API if address.startswith("https:") else address),
         "api_listen": api_listen,
         "tls_cert": None if tls_cert is None else str(tls_cert.absolute()),
         "tls_key": None if tls_key is None else str(tls_key.absolute()),

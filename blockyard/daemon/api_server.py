@@ -18,10 +18,12 @@ from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from blockyard.errors import Invalid, Locked
 
 BACKLOG = 64
+HEAD_SECONDS = 10.0  # that the head of a request may take over the network; guessed, as long as a login may
 MAX_CONNECTIONS = 256  # over the network, at a time; guessed: hosts of a yard, with some requests each
 
 
@@ -118,6 +120,37 @@ class TlsSocket:
         self.sock.close()
 
 
+class PromptHttp(H11Protocol):
+    """uvicorn's HTTP, for a network: a connection that keeps the head of a request to itself is closed. Without this,
+    whoever says nothing would hold one of ``MAX_CONNECTIONS`` for ever, and needs no token for it."""
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget_deadline()
+        super().connection_lost(exc)
+
+    def _expect_head(self) -> None:
+        """Between two requests uvicorn's own, shorter time for idle connections holds until a byte comes."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._forget_deadline()
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _forget_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
 class ApiServer(uvicorn.Server):
     """uvicorn without its signal handlers; ``stop`` ends ``serve``."""
 
@@ -134,6 +167,7 @@ class ApiServer(uvicorn.Server):
                 proxy_headers=False,
                 server_header=False,
                 timeout_graceful_shutdown=2,
+                http=PromptHttp if tls else "auto",
                 limit_concurrency=MAX_CONNECTIONS if tls else None,
                 ssl_certfile=tls.certificate if tls else None,
                 ssl_keyfile=tls.key if tls else None,

@@ -14,6 +14,7 @@ import os
 import secrets
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -48,7 +49,7 @@ class YardDatabase:
         """Made if it is not there. Raises Invalid when it cannot be used."""
         self._path = path
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="yard.db")
-        self._waiting = 0
+        self._waiting: deque[AuditEntry] = deque()
         try:
             self._database, self._tokens = self._thread.submit(_open_or_replace, path).result()
         except (sqlite3.Error, OSError) as error:
@@ -102,24 +103,26 @@ class YardDatabase:
 
     def record(self, entry: AuditEntry) -> None:
         """Add to the audit log, soon. What cannot be written is said in the daemon's log."""
-        if self._waiting >= MAX_WAITING:
-            log.error("audit: lost %s by %s: %d others wait to be written", entry.action, entry.who, self._waiting)
+        if len(self._waiting) >= MAX_WAITING:
+            log.error("audit: lost %s by %s: %d others wait to be written", entry.action, entry.who, MAX_WAITING)
             return
-        self._waiting += 1
-        self._thread.submit(self._insert, entry).add_done_callback(self._recorded)
+        self._waiting.append(entry)
+        self._thread.submit(self._write_waiting).add_done_callback(_log_failure)
 
-    def _insert(self, entry: AuditEntry) -> None:
+    def _write_waiting(self) -> None:
+        """All that wait in one transaction: at the daemon's end a long queue must not take a sync each. A deque's ends
+        may be used from two threads at once."""
+        rows = []
+        while self._waiting:
+            entry = self._waiting.popleft()
+            rows.append((entry.time, entry.who, entry.address, entry.action, entry.status))
+        if not rows:
+            return
         with self._database:
-            row = (entry.time, entry.who, entry.address, entry.action, entry.status)
-            added = self._database.execute(
-                "INSERT INTO audit (time, who, address, action, status) VALUES (?, ?, ?, ?, ?)", row
+            self._database.executemany(
+                "INSERT INTO audit (time, who, address, action, status) VALUES (?, ?, ?, ?, ?)", rows
             )
-            self._database.execute("DELETE FROM audit WHERE id <= ?", (int(added.lastrowid or 0) - MAX_AUDIT,))
-
-    def _recorded(self, written: Future[None]) -> None:
-        self._waiting -= 1
-        if written.exception() is not None:
-            log.error("audit: an entry could not be written: %s", written.exception())
+            self._database.execute("DELETE FROM audit WHERE id <= (SELECT max(id) FROM audit) - ?", (MAX_AUDIT,))
 
     async def list_audit(self, limit: int) -> tuple[AuditEntry, ...]:
         """The newest entries, oldest first."""
@@ -176,6 +179,11 @@ def _open(path: Path) -> tuple[sqlite3.Connection, dict[str, Token]]:
         hashed: Token(id=number, admin=host is None, host=host, project=project, created=created, revoked=revoked)
         for hashed, number, host, project, created, revoked in rows
     }
+
+
+def _log_failure(written: Future[None]) -> None:
+    if written.exception() is not None:
+        log.error("audit: entries could not be written: %s", written.exception())
 
 
 def _hash(text: str) -> str:

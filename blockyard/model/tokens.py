@@ -56,6 +56,6 @@ class AuditEntry(Value):
     address: str
     """Where it came from; empty for the Unix socket."""
     action: str
-    """Method and path."""
+    """Method, path and query, and what the route noted, such as a take-over."""
     status: int
     """What was answered, as HTTP says it."""

@@ -93,7 +93,7 @@ class Attachments:
 
     def _new_attachment(self, group: api.Group, host: str, mode: api.AttachMode) -> api.AttachmentRecord:
         secret = api.ChapSecret(host, "".join(secrets.choice(SECRET_ALPHABET) for _ in range(SECRET_LENGTH)))
-        return api.AttachmentRecord(host, mode, group.record.generation + 1, self._now(), secret)
+        return api.AttachmentRecord(host, mode, group.record.attach_generation + 1, self._now(), secret)
 
     async def _change(self, group: api.Group, attachments: Sequence[api.AttachmentRecord]) -> None:
         """Revoke, journal, flush, drop; see the head of this file."""

@@ -44,7 +44,7 @@ def test_a_clone_has_its_own_labels_and_is_attached_to_nobody(driver: Driver) ->
     driver.wait(group.snapshot("s"))
     clone = driver.wait(driver.pool.clone_group("db", "s", "copy", iqn="iqn.copy", clients=(), labels={"x": "y"}))
     assert clone.record.labels == {"x": "y"}
-    assert (clone.record.attachments, clone.record.generation) == ((), 0)
+    assert (clone.record.attachments, clone.record.attach_generation) == ((), 0)
 
 
 def test_a_rollback_changes_no_attachment(driver: Driver) -> None:
@@ -52,19 +52,19 @@ def test_a_rollback_changes_no_attachment(driver: Driver) -> None:
     driver.wait(group.snapshot("s"))
     driver.wait(group.update(attachments=[attachment(2)]))
     driver.wait(group.rollback("s"))
-    assert (group.record.attachments, group.record.generation) == ((attachment(2),), 2)
+    assert (group.record.attachments, group.record.attach_generation) == ((attachment(2),), 2)
 
 
 def test_a_generation_is_never_used_again(driver: Driver) -> None:
     group = driver.group()
     driver.wait(group.update(attachments=[attachment(3)]))
     driver.wait(group.update(attachments=[]))
-    assert group.record.generation == 3
+    assert group.record.attach_generation == 3
     for number in (2, 3):
         with pytest.raises(Invalid, match="above 3"):
             driver.wait(group.update(attachments=[attachment(number)]))
     driver.wait(group.update(attachments=[attachment(4)]))
-    assert group.record.generation == 4
+    assert group.record.attach_generation == 4
 
 
 def test_nothing_revoked_before_an_attachment_lands_after_it(driver: Driver) -> None:
@@ -90,14 +90,14 @@ def test_attachments_survive_the_death_of_the_process_and_an_orderly_end(store: 
 
 
 def kept(group: Group) -> tuple[dict[str, str], tuple[AttachmentRecord, ...], int]:
-    return dict(group.record.labels), group.record.attachments, group.record.generation
+    return dict(group.record.labels), group.record.attachments, group.record.attach_generation
 
 
 def test_a_catalogue_that_knows_no_attachments_still_loads(driver: Driver) -> None:
     catalog: Catalog = driver.pool.catalog  # type: ignore[attr-defined]
     group = driver.group()
     value = json.loads(catalog.groups["db"].put().value)
-    assert not {"labels", "attachments", "generation"} & value.keys(), "absent until there is something to say"
+    assert not {"labels", "attachments", "attach_generation"} & value.keys(), "absent until there is something to say"
     assert decode_group(json.dumps(value).encode()).record == group.record
 
 
@@ -131,7 +131,7 @@ def test_check_finds_attachments_that_cannot_be(
     pool.group()
     engine = pool.engine
     entry = engine.catalog.groups["db"]
-    record = replace(entry.record, attachments=attachments, generation=generation)
+    record = replace(entry.record, attachments=attachments, attach_generation=generation)
     broken = Catalog()
     broken.apply(replace(entry, record=record).put())
     found = [str(each) for each in check_catalog(broken, engine.blockmap)]

@@ -17,9 +17,10 @@ from pydantic import ValidationError
 from blockyard.api.app import make_app
 from blockyard.api.door import LocalDoor, NetworkDoor, WrongTokens
 from blockyard.api.levels import LEVELS, NOUNS, Level
+from blockyard.daemon import yard_database
 from blockyard.daemon.yard_database import YardDatabase
 from blockyard.errors import Invalid
-from blockyard.model import NewGroup, VolumeSpec
+from blockyard.model import NewGroup, VolumeSpec, names
 from blockyard.model.attachments import AttachRequest
 from blockyard.model.names import PROJECT
 from blockyard.model.tokens import AuditEntry, NewToken
@@ -29,7 +30,10 @@ MIB = 1 << 20
 NEIGHBOUR = "iqn.2004-10.com.example:neighbour"
 """Another host of host A's project."""
 GROUP = "db"
-"""Project A's. Beside it there are ``theirs`` of project B and ``plain`` of none."""
+"""Project A's. Beside it there are one of project B and ``plain`` of none."""
+THEIRS = "the-group-of-b"
+HOST_C = "iqn.2004-10.com.example:host-c"
+"""Another host of project B."""
 ROUTES: list[APIRoute] = [route for noun in NOUNS for route in noun.router.routes if isinstance(route, APIRoute)]
 BODIES: dict[str, dict[str, Any]] = {
     "create_group": {"name": "new", "volumes": [{"size": MIB}]},
@@ -84,7 +88,7 @@ def with_callers(test: Callable[[Callers], Awaitable[None]]) -> None:
     async def prepared() -> None:
         with opened_book() as book:
             async with MemoryYard() as yard:
-                for name, labels in ((GROUP, {PROJECT: "a"}), ("theirs", {PROJECT: "b"}), ("plain", {})):
+                for name, labels in ((GROUP, {PROJECT: "a"}), (THEIRS, {PROJECT: "b"}), ("plain", {})):
                     volumes = (VolumeSpec(size=MIB),)
                     await yard.operations.create_group(NewGroup(name=name, volumes=volumes, labels=labels))
                 await yard.operations.create_snapshot(GROUP, "s")
@@ -135,8 +139,12 @@ async def statuses(callers: Callers, route: APIRoute) -> dict[str, httpx.Respons
 def test_every_route_demands_what_the_table_says(route: APIRoute) -> None:
     async def test(callers: Callers) -> None:
         level = LEVELS[route.endpoint]
+        await callers.yard.operations.attach(THEIRS, HOST_C, AttachRequest())
         answered = await statuses(callers, route)
         assert {who: answered[who].status_code for who in ("nobody", "wrong")} == {"nobody": 401, "wrong": 401}
+        for who in ("nobody", "wrong", "a", "neighbour"):
+            assert THEIRS not in answered[who].text
+            assert HOST_C not in answered[who].text
         assert answered["admin"].status_code not in (401, 403)
         if level is Level.ADMIN:
             assert {answered[who].status_code for who in ("a", "b", "neighbour")} == {403}
@@ -218,6 +226,8 @@ def test_what_a_host_makes_is_in_its_project_and_has_no_clients() -> None:
             assert refused.status_code == 403
         opened = asked | {"name": "open", "clients": [{"initiator": "any"}]}
         assert (await callers.ask("POST", "/groups", token=token, json=opened)).status_code == 403
+        many = asked | {"name": "many", "labels": {str(number): "" for number in range(names.MAX_LABELS)}}
+        assert (await callers.ask("POST", "/groups", token=token, json=many)).status_code == 400, "with the project's"
 
     with_callers(test)
 
@@ -239,9 +249,9 @@ def test_a_hosts_clone_is_in_its_project_and_leaves_the_clients_behind() -> None
 def test_of_somebody_elses_group_a_host_learns_only_that_the_name_is_taken(path: str) -> None:
     async def test(callers: Callers) -> None:
         token = await callers.token(host=HOST_A, project="a")
-        asked = {"name": "theirs"} | ({"snapshot": "s"} if "clone" in path else {"volumes": [{"size": 7 * MIB}]})
+        asked = {"name": THEIRS} | ({"snapshot": "s"} if "clone" in path else {"volumes": [{"size": 7 * MIB}]})
         refused = await callers.ask("POST", path, token=token, json=asked)
-        assert (refused.status_code, refused.json()["error"]["message"]) == (409, "the name theirs is taken")
+        assert (refused.status_code, refused.json()["error"]["message"]) == (409, f"the name {THEIRS} is taken")
 
     with_callers(test)
 
@@ -260,7 +270,7 @@ def test_a_host_cannot_move_a_group_out_of_its_project() -> None:
 def test_a_host_attaches_as_itself_and_lists_its_own() -> None:
     async def test(callers: Callers) -> None:
         await callers.yard.operations.attach("plain", HOST_A, AttachRequest())
-        await callers.yard.operations.attach("theirs", HOST_B, AttachRequest())
+        await callers.yard.operations.attach(THEIRS, HOST_B, AttachRequest())
         token = await callers.token(host=HOST_A, project="a")
         attached = await callers.ask("PUT", f"/groups/{GROUP}/attachments/{HOST_A}", token=token, json={})
         assert attached.json()["chap"]["user"] == HOST_A
@@ -381,7 +391,9 @@ def test_the_audit_log_tells_who_changed_what_and_who_was_refused() -> None:
         await callers.ask("POST", f"/groups/{GROUP}/snapshots", token=token, json={"name": "t"})
         await callers.ask("GET", "/pools", token=token)
         await callers.ask("GET", "/pools%1b[2J", token="byt_wrong")
-        await callers.ask("DELETE", f"/groups/{GROUP}", door="local")
+        path = f"/groups/{GROUP}/attachments/{HOST_B}"
+        await callers.ask("PUT", path, door="local", json={"take_over": True})
+        await callers.ask("DELETE", f"/groups/{GROUP}?force=true", door="local")
         admin = await callers.token(admin=True)
         entries = (await callers.ask("GET", "/audit", token=admin)).json()
         who = f"token 1 ({HOST_A})"
@@ -389,7 +401,8 @@ def test_the_audit_log_tells_who_changed_what_and_who_was_refused() -> None:
             (who, f"POST /v1/groups/{GROUP}/snapshots", 201),
             (who, "GET /v1/pools", 403),
             ("nobody", r"GET /v1/pools\x1b[2J", 401),
-            ("local", f"DELETE /v1/groups/{GROUP}", 204),
+            ("local", f"PUT /v1{path} (take over)", 200),
+            ("local", f"DELETE /v1/groups/{GROUP}?force=true", 204),
         ]
         assert {entry["address"] for entry in entries} == {"192.0.2.9"}
         assert len((await callers.ask("GET", "/audit?limit=2", token=admin)).json()) == 2
@@ -409,6 +422,19 @@ def test_an_address_with_too_many_wrong_tokens_has_to_wait_and_good_ones_do_not(
         assert (await callers.ask("GET", "/health", token="byt_wrong")).status_code == 401
 
     with_callers(test)
+
+
+def test_the_audit_log_keeps_the_newest_entries_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yard_database, "MAX_AUDIT", 5)
+
+    async def test() -> None:
+        book = YardDatabase(tmp_path / "yard.db")
+        for number in range(12):
+            book.record(AuditEntry(time=number, who="local", address="", action=f"PUT /{number}", status=200))
+        assert [entry.action for entry in await book.list_audit(100)] == [f"PUT /{number}" for number in range(7, 12)]
+        book.close()
+
+    run(test())
 
 
 def test_only_so_many_addresses_are_remembered() -> None:

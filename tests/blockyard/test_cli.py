@@ -14,7 +14,7 @@ import pytest
 
 from blockyard.cli.main import main
 from blockyard.cli.output import print_table, size_text
-from tests.blockyard.support import HOST_A, SECRET, FakeSession, MemoryYard, served_yard
+from tests.blockyard.support import HOST_A, HOST_B, SECRET, FakeSession, MemoryYard, served_yard
 
 
 @pytest.fixture(scope="module")
@@ -316,3 +316,51 @@ def test_rest_describes_itself_and_its_health(yard: MemoryYard) -> None:
 )
 def test_sizes_are_readable(size: int | None, text: str) -> None:
     assert size_text(size) == text
+
+
+def test_attaching_shows_the_login_and_a_holder_is_named(yard: MemoryYard, cli: Command, group: str) -> None:
+    code, out, _ = cli("attachment", "create", group, "--host", HOST_A)
+    secret = cli.json("attachment", "create", group, "--host", HOST_A)["chap"]["secret"]
+    iqn = yard.pool.groups[group].iqn
+    assert code == 0
+    assert f"iscsiadm -m node -T {iqn} -p 192.0.2.1:3260 -o update -n node.session.auth.password -v {secret}" in out
+    code, _, err = cli("attachment", "create", group, "--host", HOST_B)
+    assert (code, HOST_A in err, "take it over" in err) == (6, True, True)
+    code, out, _ = cli("attachment", "ls", group)
+    assert (code, HOST_A in out, secret in out) == (0, True, False)
+    assert f"Attached to  {HOST_A}" in cli("group", "show", group)[1]
+    code, out, _ = cli("attachment", "take-over", group, "--host", HOST_B, "--mode", "read-only-many")
+    assert (code, "read-only-many, generation 2" in out) == (0, True)
+    for _ in range(2):
+        assert cli("attachment", "release", group, "--host", HOST_B)[0] == 0
+    assert "No attachments" in cli("attachment", "ls", group)[1]
+
+
+def test_labels_are_set_merged_and_taken_away(cli: Command, group: str) -> None:
+    cli.json("group", "set", group, "--label", "a=1", "--label", "b=2")
+    assert cli.json("group", "set", group, "--label", "a=", "--label", "c=x=y")["labels"] == {"b": "2", "c": "x=y"}
+    assert "b=2, c=x=y" in cli("group", "show", group)[1]
+    assert cli.json("group", "set", group, "--cache", "writethrough")["labels"] == {"b": "2", "c": "x=y"}
+    assert cli("group", "set", group)[0] == 2
+    code, _, err = cli("group", "set", group, "--label", "novalue")
+    assert (code, "KEY=VALUE" in err) == (2, True)
+
+
+def test_a_token_is_shown_once_and_the_audit_log_tells_of_it(cli: Command) -> None:
+    code, out, _ = cli("token", "create", "--host", HOST_A, "--project", "shop")
+    [text] = [line for line in out.splitlines() if line.startswith("byt_")]
+    assert (code, "in project shop" in out) == (0, True)
+    listed = cli("token", "ls")[1]
+    assert (HOST_A in listed, text in listed) == (True, False)
+    number = str(cli.json("token", "ls")[-1]["id"])
+    assert "is revoked" in cli("token", "revoke", number)[1]
+    assert cli("token", "revoke", "4711")[0] == 4
+    assert cli("token", "create")[0] == 2
+    assert f"DELETE /v1/tokens/{number}" in cli("audit", "ls", "--limit", "3")[1]
+    assert cli.json("audit", "ls", "--limit", "1")[0]["status"] == 404
+
+
+def test_the_api_describes_itself_on_the_command_line(cli: Command) -> None:
+    code, out, _ = cli("api", "openapi")
+    assert code == 0
+    assert "/v1/groups/{group}/attachments/{host}" in json.loads(out)["paths"]

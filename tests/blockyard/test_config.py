@@ -42,6 +42,9 @@ def test_portals_are_host_and_port() -> None:
         ("api", "http://localhost", "unix:PATH"),
         ("api", "unix:/" + "x" * 120, "107"),
         ("pool_size", 5, "greater than"),
+        ("ping_interval", 0.5, "1 to 300"),
+        ("ping_timeout", 301, "1 to 300"),
+        ("api_listen", "127.0.0.1:3261", "need each other"),
     ],
 )
 def test_wrong_configuration_is_named(field: str, value: object, said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import ssl
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -168,14 +167,6 @@ def test_connections_that_speak_no_tls_or_nothing_cost_nobody_anything(yard: Pro
     finally:
         for sock in idle:
             sock.close()
-
-
-def test_old_versions_of_tls_are_refused(yard: Product, port: int) -> None:
-    context = ssl.create_default_context(cafile=TLS / "yard.pem")
-    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
-    context.maximum_version = ssl.TLSVersion.TLSv1_1
-    with socket.create_connection(("127.0.0.1", port)) as sock, pytest.raises((ssl.SSLError, ConnectionError)):
-        context.wrap_socket(sock, server_hostname="127.0.0.1")
 
 
 @pytest.mark.parametrize(
