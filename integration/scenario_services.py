@@ -7,6 +7,7 @@ initiator and file systems stay outside of it.
 from __future__ import annotations
 
 import itertools
+import signal
 import time
 from collections.abc import Callable, Iterator
 
@@ -91,7 +92,7 @@ def test_a_restart_under_verified_writes_costs_no_error(machine: Machine, remark
     remark(f"systemctl restart blockyard: {time.monotonic() - began:.1f} s")
     count = len(writing.output.splitlines())
     writing.wait_for_output(f"\n{count + 20}\n", LIMIT)
-    run("pkill -TERM -f integration.inside.files")
+    writing.kill(signal.SIGTERM)
     done = writing.wait(60)
     assert done.stderr == b""
     run(f"{FILES} check /mnt/demo {len(done.text.splitlines())}")
