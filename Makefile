@@ -6,9 +6,11 @@ BIN := $(VENV)/bin
 STORE ?= var/store
 API ?= unix:$(CURDIR)/var/api.sock
 PORTAL ?= 127.0.0.1:3260
+PREFIX ?= /opt/blockyard
+SYSTEM_PYTHON ?= /usr/bin/python3
 export BLOCKYARD_API ?= $(API)
 
-.PHONY: help setup serve test check unit integration bench soak system clean
+.PHONY: help setup serve test check unit integration bench soak system install uninstall clean
 
 help: ## List the commands
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +51,12 @@ soak: setup system ## Repeats and hours: make soak NAME=crash (evidence goes to 
 
 system: ## Install the Debian packages that the tests need
 	@tools/system-packages integration/debian-packages.txt
+
+install: setup ## Install the services: make install [DESTDIR=] [PREFIX=/opt/blockyard] [SYSTEM_PYTHON=/usr/bin/python3]
+	@tools/install "$(DESTDIR)" "$(PREFIX)" "$(SYSTEM_PYTHON)" "$(BIN)/pip"
+
+uninstall: ## Take them away; configuration and data stay
+	@tools/uninstall "$(DESTDIR)" "$(PREFIX)"
 
 clean: ## Remove what setup made; the demo store under var/ stays
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -45,6 +45,9 @@ SOAKS = {
         2,
         "power cut, or the process dead, at every I/O of traces",
     ),
+    "plugin": Soak(
+        ("tests/blockyard/docker/test_random_kills.py",), 50, "the Docker plugin, hosts and target killed in any order"
+    ),
 }
 
 

@@ -58,16 +58,18 @@ class BlockyardClient:
         token: str | None = None,
         authority: Path | None = None,
         transport: httpx.BaseTransport | None = None,
+        seconds: float = SECONDS,
     ) -> None:
         """``address`` is ``unix:PATH`` or ``https://HOST:PORT``, which needs a ``token``; ``authority``: a file of
-        certificates (PEM) to trust instead of the system's. ``transport`` replaces the socket in tests."""
+        certificates (PEM) to trust instead of the system's. ``transport`` replaces the socket in tests.
+        ``seconds``: how long a verb may take."""
         self._address = address
         local = address.startswith("unix:")
         self._http = httpx.Client(
             transport=transport or (_local_transport(address) if local else _tls_transport(address, token, authority)),
             base_url="http://blockyard/v1" if local else f"{address.rstrip('/')}/v1",
             headers={} if token is None or local else {"authorization": f"Bearer {token}"},
-            timeout=SECONDS,
+            timeout=seconds,
             trust_env=False,  # no proxy stands between this machine and its target
         )
 
@@ -209,7 +211,7 @@ class BlockyardClient:
         return self._ask(Pool, "GET", f"/pools/{quote(name)}")
 
     def sweep_pool(self, name: str) -> Swept:
-        return self._ask(Swept, "POST", f"/pools/{quote(name)}:sweep", seconds=None)
+        return self._ask(Swept, "POST", f"/pools/{quote(name)}:sweep", endless=True)
 
     def scrub_pool(self, name: str, rate: int | None) -> Iterator[Line]:
         return self._lines("POST", f"/pools/{quote(name)}:scrub", {} if rate is None else {"rate": rate})
@@ -251,14 +253,13 @@ class BlockyardClient:
         body: Value | None = None,
         *,
         params: dict[str, Any] | None = None,
-        seconds: float | None = SECONDS,
+        endless: bool = False,
     ) -> httpx.Response:
         content = None if body is None else body.model_dump_json().encode()
         headers = {"content-type": "application/json"} if content else None
+        limit: dict[str, Any] = {"timeout": None} if endless else {}
         with self._reached(method, path):
-            response = self._http.request(
-                method, path, content=content, headers=headers, params=params, timeout=seconds
-            )
+            response = self._http.request(method, path, content=content, headers=headers, params=params, **limit)
         if response.is_error:
             raise _refusal(response)
         return response

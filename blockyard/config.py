@@ -57,13 +57,6 @@ def api_path(text: str) -> str:
     return path
 
 
-def _some(portals: tuple[Portal, ...]) -> tuple[Portal, ...]:
-    # Not min_length: pydantic would complain of it, too, when a portal is misspelt.
-    if not portals:
-        raise ValueError("there must be at least 1 portal")
-    return portals
-
-
 def _ping_seconds(seconds: float) -> float:
     if not 1 <= seconds <= MAX_PING_SECONDS:
         raise ValueError(f"{seconds:g} s is not allowed: 1 to {MAX_PING_SECONDS} s")
@@ -75,7 +68,8 @@ PortalText = Annotated[Portal, BeforeValidator(parse_portal)]
 
 class ServeConfig(Value):
     store: Path
-    portals: Annotated[tuple[PortalText, ...], AfterValidator(_some)]
+    portals: tuple[PortalText, ...] = ()
+    """To be opened, beside sockets that are handed over."""
     advertise: Annotated[PortalText | None, AfterValidator(_advertised)] = None
     create: bool = False
     """Whether a store, and pools up to ``workers``, are made where there are none."""

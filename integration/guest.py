@@ -158,7 +158,8 @@ class Guest:
         disks: Sequence[Path] = (),
         memory: int = 1536,
     ) -> None:
-        """``folder`` keeps the console's log over several boots; ``disks`` appear as /dev/vdb, ... ; memory in MiB."""
+        """``folder`` keeps the console's log over several boots; ``disks`` appear as /dev/vdb, ..., read-only;
+        memory in MiB."""
         self.name = name
         self.initiator = initiator
         self.console_log = folder / f"console-{name}.log"
@@ -319,7 +320,7 @@ class Guest:
         command += ["-chardev", f"file,id=console,path={self.console_log},append=on", "-serial", "chardev:console"]
         command += ["-drive", f"file={self._image.root_disk},format=raw,if=virtio,snapshot=on,cache=unsafe"]
         for disk in self._disks:
-            command += ["-drive", f"file={disk},format=raw,if=virtio,cache=unsafe"]
+            command += ["-drive", f"file={disk},format=raw,if=virtio,readonly=on"]  # several guests may share it
         command += ["-netdev", "user,id=n0,net=10.0.2.0/24,ipv6=off", "-device", "virtio-net-pci,netdev=n0,romfile="]
         if self._second_network:
             command += [

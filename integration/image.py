@@ -24,7 +24,7 @@ from integration import cpio, mirror
 SUITE = "bookworm"
 PACKAGES = (
     "linux-image-cloud-amd64",
-    "udev", "kmod", "util-linux", "procps", "iproute2", "busybox-static", "python3-minimal",
+    "udev", "kmod", "util-linux", "procps", "iproute2", "busybox-static", "python3", "systemd", "dbus",
     "open-iscsi", "sg3-utils", "lsscsi", "e2fsprogs", "xfsprogs", "fio",
     "docker.io", "containerd", "runc", "iptables",
 )  # fmt: skip

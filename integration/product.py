@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,14 +55,16 @@ class Group:
 class Product:
     """One store with its daemon, on a loopback port that stays the same over restarts."""
 
-    def __init__(self, folder: Path, *, advertise: str | None = HOST_ADDRESS) -> None:
-        """``advertise`` is the address that SendTargets answers; None: the connection's own."""
+    def __init__(self, folder: Path, *, advertise: str | None = HOST_ADDRESS, options: Sequence[str] = ()) -> None:
+        """``advertise`` is the address that SendTargets answers; None: the connection's own. ``options``: more of
+        serve's."""
         self.folder = folder
         self.store = folder / "store"
         self.log = folder / "serve.log"
-        self.port = _free_port()
+        self.port = free_port()
         self.api = f"unix:{folder / 'api'}"
         self._advertise = advertise
+        self._options = tuple(options)
         self._daemon: subprocess.Popen[bytes] | None = None
         self._orphans: list[int] = []
         self._names = itertools.count(1)
@@ -78,7 +80,7 @@ class Product:
         """Start the daemon and wait until it answers."""
         assert self._daemon is None, "the daemon runs"
         command = [str(COMMAND), "serve", "--create", "--store", str(self.store), "--portal", f"127.0.0.1:{self.port}"]
-        command += ["--api", self.api]
+        command += ["--api", self.api, *self._options]
         if self._advertise is not None:
             command += ["--advertise", f"{self._advertise}:{self.port}"]
         with self.log.open("ab") as log:
@@ -200,7 +202,7 @@ def _wait_until(done: Callable[[], bool], what: str) -> None:
         time.sleep(0.02)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -78,6 +78,15 @@ ROOMS = {
         "the client speaks only REST",
         ("blockyard.client", "blockyard.model", "blockyard.errors"),
     ),
+    "blockyard.hosts": Room(
+        "hosts know the API and their own machine, nothing of the target's inside",
+        ("blockyard.hosts", "blockyard.model", "blockyard.errors"),
+    ),
+    "blockyard.docker": Room(
+        "the plugin knows hosts and the API's client, nothing of the target's inside",
+        ("blockyard.docker", "blockyard.hosts", "blockyard.client", "blockyard.service", "blockyard.model",
+         "blockyard.errors"),
+    ),
     "blockyard.daemon": Room(
         "the daemon composes the faces and the workers; blocks are the workers' business",
         ("blockyard", "target", "pdus"),

@@ -15,6 +15,7 @@ from blockyard.cli import (
     audit,
     check,
     client,
+    docker_plugin,
     group,
     pool,
     serve,
@@ -30,7 +31,7 @@ from blockyard.model.names import DEFAULT_API
 
 EXIT_CODES = ", ".join(f"{answer.exit_code} {answer.code.replace('_', ' ')}" for answer in ANSWERS.values())
 EPILOG = (
-    f"Every verb but serve, check, pool create and pool forget asks the daemon at BLOCKYARD_API "
+    f"Every verb but serve, docker-plugin, check, pool create and pool forget asks the daemon at BLOCKYARD_API "
     f"(default {DEFAULT_API}); at an https:// address "
     "with the token in BLOCKYARD_TOKEN or BLOCKYARD_TOKEN_FILE, trusting the certificates in BLOCKYARD_CA. "
     "Answers go to standard output, refusals to standard error. "
@@ -47,6 +48,12 @@ app = typer.Typer(
     epilog=EPILOG,
 )
 app.command(epilog="Example: blockyard serve --store /var/lib/blockyard --portal 0.0.0.0:3260")(serve.serve)
+app.command("docker-plugin", epilog="Example: blockyard docker-plugin --config /etc/blockyard/docker.toml")(
+    docker_plugin.docker_plugin
+)
+app.command("docker-snapshot", epilog="Example: blockyard docker-snapshot db before-upgrade")(
+    docker_plugin.docker_snapshot
+)
 app.command(epilog="Example: blockyard check --store /var/lib/blockyard --deep")(check.check)
 app.command(epilog="Example: blockyard diff db@monday db@tuesday")(snapshot_content.diff)
 for noun in (group, volume, snapshot, client, attachment, session, pool, token, audit, api):

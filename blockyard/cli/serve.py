@@ -14,17 +14,28 @@ from typing import Annotated
 
 import typer
 
+from blockyard.cli import serve_file
 from blockyard.errors import Invalid
 from blockyard.model import names
 from blockyard.model.names import DEFAULT_API
 
 
 def serve(
-    store: Annotated[Path, typer.Option(metavar="DIR", help="Where the pools are. Must be there, unless --create.")],
+    context: typer.Context,
+    store: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the pools are. Must be there, unless --create.")
+    ] = None,
     portal: Annotated[
-        list[str],
-        typer.Option(metavar="HOST:PORT", help="Where initiators connect; may be repeated; [::1]:3260 for IPv6."),
-    ],
+        list[str] | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where initiators connect; may be repeated; [::1]:3260 for IPv6. Sockets that a service manager hands "
+            "over are portals, too.",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TOML with these options' names as keys; options go before it.")
+    ] = None,
     advertise: Annotated[
         str | None,
         typer.Option(metavar="HOST:PORT", help="What discovery names instead of the address that was reached."),
@@ -83,9 +94,9 @@ def serve(
 ) -> None:
     """Serve a store in the foreground, until SIGTERM or Ctrl-C."""
     address = os.environ.get("BLOCKYARD_API") or DEFAULT_API
-    config = {
-        "store": str(store.absolute()),
-        "portals": portal,
+    settings = {
+        "store": None if store is None else str(store.absolute()),
+        "portals": portal or [],
         "advertise": advertise,
         "workers": workers,
         "create": create,
@@ -100,7 +111,16 @@ def serve(
         "ping_interval": ping_interval,
         "ping_timeout": ping_timeout,
     }
-    os.execv(sys.executable, [sys.executable, "-m", "blockyard.daemon", json.dumps(config)])
+    if config is not None:
+        settings |= serve_file.read(config, lambda name: _said(context, name), _bytes)
+    if settings["store"] is None:
+        raise Invalid('where the store is was not said: --store DIR, or a line store = "DIR" in the file of --config')
+    os.execv(sys.executable, [sys.executable, "-m", "blockyard.daemon", json.dumps(settings)])
+
+
+def _said(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _bytes(option: str, text: str) -> int:

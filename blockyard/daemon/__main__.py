@@ -13,12 +13,13 @@ from blockyard.daemon.store import StoreDirectory
 from blockyard.daemon.yard import Yard
 from blockyard.errors import Invalid, ProductError, explain
 from blockyard.rpc.log import set_up_log
+from blockyard.service import take_sockets
 
 
 async def serve(config: ServeConfig) -> None:
     store = StoreDirectory(config.store, create=config.create)
     try:
-        await Yard(config, store, asyncio.get_running_loop()).run()
+        await Yard(config, store, asyncio.get_running_loop(), take_sockets()).run()
     finally:
         store.close()
 

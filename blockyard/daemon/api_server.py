@@ -28,11 +28,16 @@ MAX_CONNECTIONS = 256  # over the network, at a time; guessed: hosts of a yard, 
 
 
 class ApiSocket:
-    """A listening Unix socket. ``close`` removes its file, unless somebody else has replaced it."""
+    """A listening Unix socket. ``close`` removes its file, unless somebody else has replaced it, or has given it."""
 
-    def __init__(self, path: Path) -> None:
-        """A file left by a daemon that died is replaced. Raises Locked if a live one answers there, Invalid."""
+    def __init__(self, path: Path, given: socket.socket | None = None) -> None:
+        """A file left by a daemon that died is replaced. ``given``: a socket that listens already, whose file is the
+        giver's. Raises Locked if a live one answers there, Invalid."""
         self.path = path
+        self._identity: tuple[int, int] | None = None
+        if given is not None:
+            self.sock = given
+            return
         try:
             _remove_stale(path)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +49,7 @@ class ApiSocket:
     def close(self) -> None:
         self.sock.close()
         with contextlib.suppress(FileNotFoundError):
-            if _identity(self.path) == self._identity:
+            if self._identity is not None and _identity(self.path) == self._identity:
                 self.path.unlink()
 
 

@@ -281,6 +281,10 @@ class PoolWorker:
             raise Unavailable(f"pool {self.name} is {self.state}{why}")
         return await self._channel.call(call, seconds=seconds)
 
+    async def answers(self) -> bool:
+        """Whether its worker says anything within the time; one that does not serve need not."""
+        return not self.serving or self._channel is None or await _answers(self._channel)
+
     async def open_pipe(self) -> Pipe:
         """A pipe whose other end the worker has; the call that uses it comes next. Raises Unavailable."""
         ours, theirs = socket.socketpair()

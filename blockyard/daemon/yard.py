@@ -24,9 +24,11 @@ from blockyard.daemon.directory import YardDirectory
 from blockyard.daemon.pool_worker import PoolWorker, spawn_worker
 from blockyard.daemon.ready import ready_block
 from blockyard.daemon.store import StoreDirectory
+from blockyard.daemon.watchdog import give_signs_of_life
 from blockyard.daemon.yard_database import YardDatabase
 from blockyard.errors import Invalid
 from blockyard.operations import Operations
+from blockyard.service import Notifier
 from target.front_door import FrontDoor
 
 log = logging.getLogger("blockyard.daemon")
@@ -37,9 +39,18 @@ READY_SECONDS = 60.0  # that the ready message waits for pools that are being re
 class Yard:
     """One daemon over one store."""
 
-    def __init__(self, config: ServeConfig, store: StoreDirectory, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        config: ServeConfig,
+        store: StoreDirectory,
+        loop: asyncio.AbstractEventLoop,
+        sockets: Sequence[socket.socket] = (),
+    ) -> None:
+        """``sockets``: listening already, from a service manager: portals, and a Unix socket for the API."""
         self._config = config
+        self._given = tuple(sockets)
         self._loop = loop
+        self._notifier = Notifier()
         self._ending = asyncio.Event()
         self._listening: list[Portal] = []
         self._api_over_tls: Portal | None = None
@@ -72,7 +83,7 @@ class Yard:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._ending.set)
         async with AsyncExitStack() as opened:
-            api_socket = ApiSocket(self._config.api)
+            api_socket = self._open_api()
             opened.callback(api_socket.close)
             opened.push_async_callback(self._front_door.close)
             self._listen()
@@ -86,6 +97,14 @@ class Yard:
     def _listen(self) -> None:
         """Open every portal, and note where initiators are told to connect."""
         reachable = []
+        for sock in self._given:
+            if sock.family is not socket.AF_UNIX:
+                self._front_door.serve(sock)
+                host, port = sock.getsockname()[:2]
+                self._listening.append(Portal(host=host, port=port))
+                reachable.append(str(Portal(host=_reachable_host(host), port=port)))
+        if not self._config.portals and not reachable:
+            raise Invalid("there must be at least 1 portal: --portal HOST:PORT, or a socket of the service manager")
         for portal in self._config.portals:
             try:
                 listener = self._front_door.listen(portal.host, portal.port)
@@ -96,6 +115,11 @@ class Yard:
             reachable.append(str(Portal(host=_reachable_host(portal.host), port=port)))
         advertised = self._config.advertise
         self.operations.portals = (str(advertised),) if advertised else tuple(reachable)
+
+    def _open_api(self) -> ApiSocket:
+        """Of several Unix sockets that were given the first one."""
+        given = next((sock for sock in self._given if sock.family is socket.AF_UNIX), None)
+        return ApiSocket(self._config.api, given)
 
     def _listen_for_api(self) -> TlsSocket | None:
         where, certificate, key = self._config.api_listen, self._config.tls_cert, self._config.tls_key
@@ -113,22 +137,23 @@ class Yard:
         workers = [self._loop.create_task(pool.run()) for pool in self.pools.values()]
         apis = [self._loop.create_task(server.serve(sockets=[sock])) for server, sock in servers]
         announcement = self._loop.create_task(self._announce([server for server, _ in servers]))
+        signs = self._loop.create_task(give_signs_of_life(self._notifier, self.pools.values()))
         ending = self._loop.create_task(self._ending.wait())
         moves = self._loop.create_task(self.operations.moves.run())
         try:
             await _watch({*apis, ending, moves, *workers}, until=(*apis, ending))
             log.info("stopping")
         finally:
+            self._notifier.stopping()
             await self._front_door.close()
-            announcement.cancel()
-            ending.cancel()
-            moves.cancel()
+            for task in (announcement, ending, signs, moves):
+                task.cancel()
             await self.operations.moves.close()
             for server, _ in servers:
                 server.stop()
             await asyncio.gather(*(pool.stop() for pool in self.pools.values()))
             await asyncio.gather(*apis, *workers)
-            await asyncio.gather(announcement, ending, moves, return_exceptions=True)
+            await asyncio.gather(announcement, ending, signs, moves, return_exceptions=True)
         log.info("stopped")
 
     async def _announce(self, servers: Sequence[ApiServer]) -> None:
@@ -136,6 +161,8 @@ class Yard:
         await asyncio.gather(*(pool.wait_settled(READY_SECONDS) for pool in self.pools.values()))
         groups = sum(len(pool.groups) for pool in self.pools.values())
         pools = list(self.pools.values())
+        serving = sum(pool.serving for pool in pools)
+        self._notifier.ready(f"{serving} of {len(pools)} pool(s) serving, {groups} group(s)")
         print(ready_block(self._config, self._listening, pools, groups, self._api_over_tls), flush=True)
 
 

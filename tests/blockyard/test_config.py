@@ -32,7 +32,6 @@ def test_portals_are_host_and_port() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("portals", [], "at least 1"),
         ("portals", ["127.0.0.1"], "is not HOST:PORT"),
         ("portals", ["::1:3260"], "IPv6 in brackets"),
         ("portals", ["127.0.0.1:70000"], "0 to 65535"),

@@ -1,0 +1,1 @@
+"""Tests of ``blockyard.docker`` over the simulated host and target."""
