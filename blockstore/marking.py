@@ -122,7 +122,7 @@ class Marking:
 
 
 def _mark_unavailable(marks: Marks, first: int, unavailable: Unavailable) -> None:
-    for start, count in unavailable.runs.tolist():
+    for start, count in np.concatenate(unavailable.runs).tolist():
         marks[max(0, start - first) : max(0, start + count - first)] = True
     for blocks in unavailable.single:
         here = blocks.astype(np.int64) - first
@@ -141,7 +141,7 @@ def runs_of_false(marks: Marks, base: int) -> Ints:
 
 def pack(unavailable: Unavailable) -> bytes:
     single = np.concatenate([np.zeros(0, np.uint64), *unavailable.single]).astype(np.int64)
-    runs = unavailable.runs.reshape(-1)
+    runs = np.concatenate(unavailable.runs).reshape(-1)
     return np.concatenate(([unavailable.blocks, len(runs), len(single)], runs, single)).astype(np.int64).tobytes()
 
 
@@ -149,7 +149,7 @@ def unpack(data: bytes) -> Unavailable:
     """What ``pack`` made."""
     blocks, runs, single = np.frombuffer(data, np.int64, 3).tolist()
     rest = np.frombuffer(data, np.int64, runs + single, 24)
-    return Unavailable(blocks, rest[:runs].reshape(-1, 2), [rest[runs:].astype(np.uint64)])
+    return Unavailable(blocks, [rest[:runs].reshape(-1, 2)], [rest[runs:].astype(np.uint64)])
 
 
 def send_found(found: Found, out: IO[bytes]) -> None:

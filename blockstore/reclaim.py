@@ -19,11 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from blockstore import marking
-from blockstore.allocator import Run
 from blockstore.api import Done, Runner, StoreError
 from blockstore.blockmap import BlockMap
 from blockstore.layout import FormatError
@@ -32,7 +28,6 @@ from blockstore.space import Space, Unavailable
 from blockstore.steps import Steps, all_answered, in_thread, pause, run
 
 _NODES_PER_SLICE = 8192
-_RUNS_PER_SLICE = 32768  # made from an array in one go: about 3 ms
 _UNDER_A_PIN = 0.1  # seconds until it is asked again whether older pins ended; guessed
 
 
@@ -224,23 +219,16 @@ class Sweep:
         self.progress = done
 
     def _apply(self, found: Found) -> Steps[int]:
-        freed = 0
-        for at in range(0, len(found.runs), _RUNS_PER_SLICE):
-            runs = _as_runs(found.runs[at : at + _RUNS_PER_SLICE])
-            freed += sum(count for _, count in runs)
-            self._space.free(runs)
-            yield pause(self._runner)
+        self._space.free(found.runs)
         for at in range(0, len(found.nodes), _NODES_PER_SLICE):
             for node in found.nodes[at : at + _NODES_PER_SLICE].tolist():
                 self._blockmap.retire(node)
             yield pause(self._runner)
-        return freed
+        while self._space.releasing and not self._stopped:
+            yield pause(self._runner)
+        return int(found.runs[:, 1].sum())
 
 
 def _expect_success(error: BaseException | None) -> None:
     if error is not None:
         raise error
-
-
-def _as_runs(rows: npt.NDArray[np.int64]) -> list[Run]:
-    return list(zip(rows[:, 0].tolist(), rows[:, 1].tolist(), strict=True))
