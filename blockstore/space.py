@@ -162,7 +162,12 @@ class Space:
             room -= member[2]
             self._join(member)
         if self._hungry and not (
-            self._growing or self._releasing or self._puncher.runs or self._grow() or self._reclaim()
+            self._growing
+            or self._releasing
+            or self._puncher.runs
+            or self._grow()
+            or self._reclaim()
+            or (self._sealed and self._pins)  # a cold read that ends soon holds them
         ):
             self.refuse_all(OutOfSpace(f"no block is free of {self.allocator.blocks}, and none will come back"))
         self._go_on()

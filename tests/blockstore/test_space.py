@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from blockstore.api import Volume
-from tests.blockstore.support import MIB, Driver, Store, pattern
+from tests.blockstore.support import MIB, PERMIT, Answer, Driver, Store, pattern
 
 
 @pytest.fixture
@@ -52,3 +52,23 @@ def test_helpers_that_end_out_of_order_give_no_block_back_twice(store: Store) ->
     assert driver.pool.statistics().used == 24 * MIB
     runs = sorted(map(tuple, driver.engine._space.allocator.free_runs().tolist()))
     assert all(first + count <= after for (first, count), (after, _) in pairwise(runs))
+
+
+def test_a_write_waits_while_all_that_was_freed_is_held_by_a_reader(tmp_path: Path) -> None:
+    store = Store(tmp_path / "full", size_limit=3 * MIB)
+    driver = store.open()
+    driver.runner.settle()
+    volume = driver.group(size=8 * MIB).volumes[0]
+    driver.write(volume, 0, pattern(1, 2 * MIB))
+    driver.wait(driver.pool.sweep())
+    pin = driver.engine._space.pin()  # a cold read
+    driver.write(volume, 0, pattern(2, MIB // 2))
+    driver.wait(driver.pool.checkpoint())
+    answer = Answer()
+    volume.write(4 * MIB, pattern(3, 3 * MIB // 4), PERMIT, answer)
+    driver.runner.advance(1)
+    assert not answer.answered
+    pin.release()
+    driver.runner.advance(1)
+    assert answer.ok
+    store.prove_whole()
