@@ -279,6 +279,7 @@ class BlockMap:
         self.generation = 1
         self.next_map = 1
         self.dropped = 0  # entries replaced or trimmed that only a sweep can judge: what it may bring back, at most
+        self.lost = 0  # leaves that were trimmed away as a whole: their ids and rows are what a sweep brings back
         self.freed = array("Q")  # blocks that lost their only reference since ``take_freed``
         self._private = PRIVATE_BIT if private_frees else 0
         self.dirty_maps: set[int] = set()
@@ -406,6 +407,7 @@ class BlockMap:
                 at = leaf << LEAF_SHIFT
                 own = self.leaves.born[leaf] >= to.generation  # a frozen leaf may live on under another map
                 self._replace(to, self.leaves.entry_array[at : at + piece], gained=0, own=own)
+                self.lost += own
                 page = self._writable_page(to, grain >> PAGE_GRAIN_SHIFT)
                 self.pages.ids[page << PAGE_SHIFT | (grain >> LEAF_SHIFT & PAGE_MASK)] = 0
             else:

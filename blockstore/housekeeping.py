@@ -27,7 +27,7 @@ T = TypeVar("T")
 _PERIOD = 1.0  # seconds between looks at what should be done
 _SPARED = 5.0  # seconds between checkpoints that are made only to give freed blocks back; guessed
 _SWEEP_SHARE = 20  # a sweep is followed by at least so many times its own duration without one
-_SWEEP_LEAST = 256  # dropped blocks (1 MiB) below which the background does not sweep
+_SWEEP_LEAST = 256  # dropped blocks (1 MiB), or lost leaves (1.5 MiB of meta.db): fewer are no reason to sweep
 _KEPT = 3  # switches of which it is noted what was unavailable: a sweep finds one of the newest images
 _WAL_LIMIT = 1 << 30  # bytes of SQLite's log at which a sweep lets go of the image that keeps it from being reused
 
@@ -86,7 +86,7 @@ class Housekeeper:
         return high_water
 
     def _note(self) -> Kept:
-        return Kept(self.space.unavailable(), self.space.serial, self._blockmap.dropped)
+        return Kept(self.space.unavailable(), self.space.serial, self._blockmap.dropped, self._blockmap.lost)
 
     def _take_kept(self, epoch: int) -> Kept | None:
         kept = self._kept.get(epoch)
@@ -186,7 +186,7 @@ class Housekeeper:
             self.begin_sweep()
 
     def _look(self) -> None:
-        """Once a second: a checkpoint when the last one is old, a sweep when enough was dropped."""
+        """Once a second: a checkpoint when the last one is old, a sweep when enough was dropped, or lost."""
         now = self._runner.now()
         self._cancel_timer = self._runner.call_later(_PERIOD, self._look)
         if self.stopped:
@@ -197,5 +197,7 @@ class Housekeeper:
         if (age >= self._checkpoint_interval and self._journal.position) or (age >= _SPARED and freed):
             self.need_checkpoint()
         rested = now - self._sweep_ended >= _SWEEP_SHARE * (self._sweep_ended - self._sweep_began)
-        if self._blockmap.dropped >= max(_SWEEP_LEAST, self.space.used >> 6) and rested:
+        dropped = self._blockmap.dropped >= max(_SWEEP_LEAST, self.space.used >> 6)
+        lost = self._blockmap.lost >= max(_SWEEP_LEAST, self._blockmap.leaves.in_use >> 3)
+        if (dropped or lost) and rested:
             self.begin_sweep()

@@ -43,7 +43,9 @@ class Kept:
     serial: int
     """Of frees since (``Space.serial``)."""
     dropped: int
-    """Entries that a sweep of this image accounts for."""
+    """Entries that a sweep of this image accounts for..."""
+    lost: int
+    """...and leaves."""
 
 
 class Marker(Protocol):
@@ -213,6 +215,7 @@ class Sweep:
         while self._space.pinned_before(kept.serial) and not self._stopped:
             yield pause(self._runner, _UNDER_A_PIN)
         self._blockmap.dropped -= kept.dropped
+        self._blockmap.lost -= kept.lost
         return found
 
     def _report(self, done: float) -> None:

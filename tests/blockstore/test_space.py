@@ -72,3 +72,14 @@ def test_a_write_waits_while_all_that_was_freed_is_held_by_a_reader(tmp_path: Pa
     driver.runner.advance(1)
     assert answer.ok
     store.prove_whole()
+
+
+@pytest.mark.slow
+def test_leaves_that_were_trimmed_away_come_back_without_being_asked_for(store: Store) -> None:
+    driver = store.open()
+    volume = driver.group(size=24 * MIB).volumes[0]
+    for i in range(330):
+        driver.write(volume, 0, pattern(i, 2 * MIB))
+        driver.discard(volume, 0, 2 * MIB)
+        driver.runner.advance(10)
+    assert driver.engine.blockmap.leaves.in_use < 300
