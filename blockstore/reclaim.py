@@ -10,6 +10,7 @@ and never while a pin is older than that switch.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from blockstore.marking import Found, Marking, Report
 from blockstore.space import Space, Unavailable
 from blockstore.steps import Steps, all_answered, in_thread, pause, run
 
+_log = logging.getLogger(__name__)
 _NODES_PER_SLICE = 8192
 _UNDER_A_PIN = 0.1  # seconds until it is asked again whether older pins ended; guessed
 
@@ -165,7 +167,7 @@ class Sweep:
 
     def start(self, *, newest: bool) -> None:
         """``newest``: of an image that is made now, instead of the last one."""
-        run(self._sweep(newest)).add_done_callback(Future.result)
+        run(self._sweep(newest)).add_done_callback(self._ended)
 
     def stop(self) -> None:
         self._stopped = True
@@ -177,25 +179,29 @@ class Sweep:
         if self._marker is not None:
             self._marker.interrupt()
 
-    def _sweep(self, newest: bool) -> Steps[None]:
-        freed = 0
-        failure: StoreError | None = None
-        try:
-            found = None
-            while found is None and not self._stopped:
-                found = yield from self._attempt(newest)
-                newest = True
-            if found is not None and not self._stopped:
-                freed = yield from self._apply(found)
-        except StoreError as error:
-            failure = error
-        if not self._stopped:
-            self._done(freed, failure)
+    def _ended(self, sweep: Future[int]) -> None:
+        error = sweep.exception()
+        if self._stopped:
+            return
+        if error is None or isinstance(error, StoreError):
+            self._done(0 if error else sweep.result(), error)
+        else:  # whoever waits must not wait for ever, whatever it was
+            _log.error("sweep: ended by an unexpected error", exc_info=error)
+            self._done(0, SweepFailed(f"unexpected: {error!r}"))
+
+    def _sweep(self, newest: bool) -> Steps[int]:
+        found = None
+        while found is None and not self._stopped:
+            found = yield from self._attempt(newest)
+            newest = True
+        return 0 if found is None or self._stopped else (yield from self._apply(found))
 
     def _attempt(self, newest: bool) -> Steps[Found | None]:
         """None when it has to be tried again: another image was committed meanwhile, or this one had to be let go."""
         if newest:
             yield all_answered([self._checkpoint])
+            if self._stopped:
+                return None
         marker = self._marker = self._make_marker()
         self._interrupted = False
         self.progress = 0.0
