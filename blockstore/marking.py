@@ -16,12 +16,14 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
 from blockstore.checkpoint import MetaDb
+from blockstore.device import read_only
 from blockstore.layout import (
     BLOCK_MASK,
     ENTRY,
@@ -172,8 +174,7 @@ def receive_found(source: IO[bytes], report: Report) -> Found:
 
 def main() -> None:
     os.nice(10)  # the worker's I/O comes first
-    connection = sqlite3.connect(f"file:{sys.argv[1]}?mode=ro", uri=True, isolation_level=None)
-    marking = Marking(connection)
+    marking = Marking(read_only(Path(sys.argv[1])))
     print(marking.epoch, flush=True)
     unavailable = unpack(sys.stdin.buffer.read())
     found = marking.find(unavailable, lambda done: print(f"{done:.3f}", flush=True))

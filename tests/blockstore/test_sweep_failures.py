@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from blockstore.api import Busy
 from blockstore.reclaim import Marker, SweepFailed
 from blockstore.space import Unavailable
-from tests.blockstore.support import MIB, PERMIT, Answer, Driver, Store, pattern
+from tests.blockstore.support import MIB, PERMIT, TUNING, Answer, Driver, Store, pattern
 
 
 class Broken:
@@ -81,3 +82,14 @@ def test_sweeps_that_fail_are_not_begun_without_rest_while_a_write_waits(store: 
         driver.runner.elapse(0.01)
     assert isinstance(answer.error, Busy)
     assert 2 <= len(made) <= 7
+
+
+def test_a_pool_in_a_directory_with_an_odd_name_is_swept_by_a_process(tmp_path: Path) -> None:
+    store = Store(tmp_path / "100%25 ?#", tuning=replace(TUNING, helper_processes=True))
+    driver = store.open()
+    group = driver.group(size=8 * MIB)
+    driver.write(group.volumes[0], 0, pattern(1, MIB))
+    driver.wait(driver.pool.delete_group("db"))
+    assert driver.wait(driver.pool.sweep()) == MIB
+    driver.wait(driver.pool.usage())
+    store.prove_whole()
