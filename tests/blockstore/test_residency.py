@@ -266,3 +266,13 @@ def test_a_ragged_write_waits_for_the_write_before_it_and_not_for_all_others(sto
         runner.elapse(0.2)  # so much is dirty that answers are held back
     assert whole.ok
     assert ragged.ok
+
+
+def test_reads_of_a_pool_that_stopped_keep_to_the_budget(store: Store) -> None:
+    driver = store.open()
+    spread(driver)
+    volume = driver.pool.groups["db"].volumes[0]
+    driver.engine._fail_stop("an error of the disk")
+    for i in range(100):
+        assert driver.read(volume, i * LEAF, GRAIN) == pattern(i)
+    assert driver.engine.blockmap.held_bytes <= FEW + 16 * ROW + 16384
