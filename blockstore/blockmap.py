@@ -15,6 +15,7 @@ from __future__ import annotations
 import mmap
 from array import array
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -65,7 +66,8 @@ Marks = npt.NDArray[np.bool_]
 def _reserve(length: int) -> mmap.mmap:
     """Zeroed memory that the kernel supplies page by page as it is touched, so arenas never move or copy."""
     memory = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
-    memory.madvise(mmap.MADV_NOHUGEPAGE)  # or a huge page would stay as long as one of its rows is there
+    with suppress(OSError):  # a kernel without huge pages knows no such advice
+        memory.madvise(mmap.MADV_NOHUGEPAGE)  # or a huge page would stay as long as one of its rows is there
     return memory
 
 
