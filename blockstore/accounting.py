@@ -14,6 +14,7 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -23,6 +24,7 @@ import numpy.typing as npt
 from blockstore.api import GroupUsage, SnapshotUsage, VolumeUsage
 from blockstore.catalog import Catalog
 from blockstore.checkpoint import MetaDb
+from blockstore.device import read_only
 from blockstore.layout import (
     BLOCK_MASK,
     ENTRY,
@@ -47,7 +49,7 @@ Report = Callable[[float], None]
 
 def count(path: str, report: Report = lambda done: None) -> tuple[int, dict[UUID, GroupUsage]]:
     """(first journal batch that the answer does not cover, usage by group). Raises sqlite3.Error, FormatError."""
-    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
+    connection = read_only(Path(path))
     try:
         connection.execute("BEGIN")  # one moment for all that is read
         return _Count(connection, report).run()

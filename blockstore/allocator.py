@@ -167,10 +167,14 @@ class Allocator:
         stacks = [self._long, self._short, self._cold]
         if self._join is not None:
             stacks += [self._join.long, self._join.short]
-        columns = [stack.columns() for stack in stacks]
-        others = np.array([(self._next, self._end - self._next), (0, self.never_below)], np.int64)
-        rows = np.stack([np.concatenate([column[i] for column in columns]) for i in (0, 1)], axis=1)
-        return np.concatenate((rows, others[others[:, 1] > 0]))
+        others = [run for run in ((self._next, self._end - self._next), (0, self.never_below)) if run[1]]
+        rows = np.empty((sum(map(len, stacks)) + len(others), 2), np.int64)
+        rows[: len(others)] = np.array(others, np.int64).reshape(-1, 2)
+        at = len(others)
+        for stack in stacks:
+            rows[at : at + len(stack), 0], rows[at : at + len(stack), 1] = stack.columns()
+            at += len(stack)
+        return rows
 
     # ------------------------------------------------------------------------------------------------ joining
 

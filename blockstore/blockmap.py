@@ -15,6 +15,7 @@ from __future__ import annotations
 import mmap
 from array import array
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -65,7 +66,8 @@ Marks = npt.NDArray[np.bool_]
 def _reserve(length: int) -> mmap.mmap:
     """Zeroed memory that the kernel supplies page by page as it is touched, so arenas never move or copy."""
     memory = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
-    memory.madvise(mmap.MADV_NOHUGEPAGE)  # or a huge page would stay as long as one of its rows is there
+    with suppress(OSError):  # a kernel without huge pages knows no such advice
+        memory.madvise(mmap.MADV_NOHUGEPAGE)  # or a huge page would stay as long as one of its rows is there
     return memory
 
 
@@ -279,6 +281,7 @@ class BlockMap:
         self.generation = 1
         self.next_map = 1
         self.dropped = 0  # entries replaced or trimmed that only a sweep can judge: what it may bring back, at most
+        self.lost = 0  # leaves that were trimmed away as a whole: their ids and rows are what a sweep brings back
         self.freed = array("Q")  # blocks that lost their only reference since ``take_freed``
         self._private = PRIVATE_BIT if private_frees else 0
         self.dirty_maps: set[int] = set()
@@ -406,6 +409,7 @@ class BlockMap:
                 at = leaf << LEAF_SHIFT
                 own = self.leaves.born[leaf] >= to.generation  # a frozen leaf may live on under another map
                 self._replace(to, self.leaves.entry_array[at : at + piece], gained=0, own=own)
+                self.lost += own
                 page = self._writable_page(to, grain >> PAGE_GRAIN_SHIFT)
                 self.pages.ids[page << PAGE_SHIFT | (grain >> LEAF_SHIFT & PAGE_MASK)] = 0
             else:
@@ -416,7 +420,10 @@ class BlockMap:
         """Carry out a record of a committed batch, in journal order; replay does exactly the same."""
         match record:
             case Write(number, grain, entry, crcs):
-                self.write(self.maps[number], grain, entry, crcs)
+                if len(crcs) == 1:  # most of a journal of random writes
+                    self.write_one(self.maps[number], grain, entry, int(crcs[0]))
+                else:
+                    self.write(self.maps[number], grain, entry, crcs)
             case Trim(number, grain, count):
                 self.trim(self.maps[number], grain, count)
             case CreateMap(number, size):

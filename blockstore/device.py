@@ -208,11 +208,16 @@ class HostDirectory:
         return connection
 
     def reader(self) -> sqlite3.Connection:
-        uri = f"{(self._path / 'meta.db').absolute().as_uri()}?mode=ro"
-        return sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None)
+        return read_only(self._path / "meta.db")
 
     def close(self) -> None:
         os.close(self._fd)
+
+
+def read_only(database: Path) -> sqlite3.Connection:
+    """A connection to what was committed; usable from any one thread at a time, in autocommit mode."""
+    uri = f"{database.absolute().as_uri()}?mode=ro"
+    return sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None)
 
 
 def _make_directory(path: Path) -> None:

@@ -6,6 +6,7 @@ How an image is made is ``saver``'s, how the unreferenced is found ``reclaim``'s
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
@@ -23,11 +24,13 @@ from blockstore.stats import Counters
 from blockstore.writer import BatchWriter
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 _PERIOD = 1.0  # seconds between looks at what should be done
 _SPARED = 5.0  # seconds between checkpoints that are made only to give freed blocks back; guessed
 _SWEEP_SHARE = 20  # a sweep is followed by at least so many times its own duration without one
-_SWEEP_LEAST = 256  # dropped blocks (1 MiB) below which the background does not sweep
+_FAILED_REST = 60.0  # seconds after a sweep that failed, if no write waits; guessed
+_SWEEP_LEAST = 256  # dropped blocks (1 MiB), or lost leaves (1.5 MiB of meta.db): fewer are no reason to sweep
 _KEPT = 3  # switches of which it is noted what was unavailable: a sweep finds one of the newest images
 _WAL_LIMIT = 1 << 30  # bytes of SQLite's log at which a sweep lets go of the image that keeps it from being reused
 
@@ -64,6 +67,7 @@ class Housekeeper:
         self._kept: dict[int, Kept] = {}  # by epoch
         self._let_go = 0  # times that this sweep had to
         self._opening_sweep_done = False
+        self._sweep_failed: float | None = None  # when the last one did
         self._sweep_waiters: list[Future[int]] = []
         self._next_sweep_waiters: list[Future[int]] = []
         self._sweep_began = self._sweep_ended = self._checkpointed = runner.now()
@@ -86,7 +90,7 @@ class Housekeeper:
         return high_water
 
     def _note(self) -> Kept:
-        return Kept(self.space.unavailable(), self.space.serial, self._blockmap.dropped)
+        return Kept(self.space.unavailable(), self.space.serial, self._blockmap.dropped, self._blockmap.lost)
 
     def _take_kept(self, epoch: int) -> Kept | None:
         kept = self._kept.get(epoch)
@@ -145,6 +149,8 @@ class Housekeeper:
         if self.space.has_pending:
             self.need_checkpoint()
             return True
+        if self._sweep_failed is not None and self._runner.now() < self._sweep_failed + _PERIOD:
+            return True  # ``_look`` asks again
         if self._blockmap.dropped or not self._opening_sweep_done:
             self._reclaim_due = True
             self._runner.call_soon(self.begin_sweep)
@@ -172,7 +178,10 @@ class Housekeeper:
         self._kept.clear()
         self._sweep_ended = self._runner.now()
         self._checkpoint_ended(error)
-        if error is None:
+        self._sweep_failed = None if error is None else self._sweep_ended
+        if error is not None:
+            _log.warning("sweep: nothing was freed: %s", error)
+        else:
             self._opening_sweep_done = True
             self._counters.sweeps += 1
             self._counters.swept_bytes += freed << UNIT_SHIFT
@@ -186,7 +195,7 @@ class Housekeeper:
             self.begin_sweep()
 
     def _look(self) -> None:
-        """Once a second: a checkpoint when the last one is old, a sweep when enough was dropped."""
+        """Once a second: a checkpoint when the last one is old, a sweep when enough was dropped, or lost."""
         now = self._runner.now()
         self._cancel_timer = self._runner.call_later(_PERIOD, self._look)
         if self.stopped:
@@ -196,6 +205,11 @@ class Housekeeper:
         freed = self.space.pending_blocks >= max(_SWEEP_LEAST, self.space.used >> 4)
         if (age >= self._checkpoint_interval and self._journal.position) or (age >= _SPARED and freed):
             self.need_checkpoint()
-        rested = now - self._sweep_ended >= _SWEEP_SHARE * (self._sweep_ended - self._sweep_began)
-        if self._blockmap.dropped >= max(_SWEEP_LEAST, self.space.used >> 6) and rested:
+        if self._sweep_failed is not None:
+            self.space.changed()  # who still waits wants the next one now
+        rest = _SWEEP_SHARE * (self._sweep_ended - self._sweep_began) if self._sweep_failed is None else _FAILED_REST
+        rested = now - self._sweep_ended >= rest
+        dropped = self._blockmap.dropped >= max(_SWEEP_LEAST, self.space.used >> 6)
+        lost = self._blockmap.lost >= max(_SWEEP_LEAST, self._blockmap.leaves.in_use >> 3)
+        if (dropped or lost) and rested:
             self.begin_sweep()

@@ -16,12 +16,14 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
 from blockstore.checkpoint import MetaDb
+from blockstore.device import read_only
 from blockstore.layout import (
     BLOCK_MASK,
     ENTRY,
@@ -122,7 +124,7 @@ class Marking:
 
 
 def _mark_unavailable(marks: Marks, first: int, unavailable: Unavailable) -> None:
-    for start, count in unavailable.runs.tolist():
+    for start, count in np.concatenate(unavailable.runs).tolist():
         marks[max(0, start - first) : max(0, start + count - first)] = True
     for blocks in unavailable.single:
         here = blocks.astype(np.int64) - first
@@ -141,7 +143,7 @@ def runs_of_false(marks: Marks, base: int) -> Ints:
 
 def pack(unavailable: Unavailable) -> bytes:
     single = np.concatenate([np.zeros(0, np.uint64), *unavailable.single]).astype(np.int64)
-    runs = unavailable.runs.reshape(-1)
+    runs = np.concatenate(unavailable.runs).reshape(-1)
     return np.concatenate(([unavailable.blocks, len(runs), len(single)], runs, single)).astype(np.int64).tobytes()
 
 
@@ -149,7 +151,7 @@ def unpack(data: bytes) -> Unavailable:
     """What ``pack`` made."""
     blocks, runs, single = np.frombuffer(data, np.int64, 3).tolist()
     rest = np.frombuffer(data, np.int64, runs + single, 24)
-    return Unavailable(blocks, rest[:runs].reshape(-1, 2), [rest[runs:].astype(np.uint64)])
+    return Unavailable(blocks, [rest[:runs].reshape(-1, 2)], [rest[runs:].astype(np.uint64)])
 
 
 def send_found(found: Found, out: IO[bytes]) -> None:
@@ -172,8 +174,7 @@ def receive_found(source: IO[bytes], report: Report) -> Found:
 
 def main() -> None:
     os.nice(10)  # the worker's I/O comes first
-    connection = sqlite3.connect(f"file:{sys.argv[1]}?mode=ro", uri=True, isolation_level=None)
-    marking = Marking(connection)
+    marking = Marking(read_only(Path(sys.argv[1])))
     print(marking.epoch, flush=True)
     unavailable = unpack(sys.stdin.buffer.read())
     found = marking.find(unavailable, lambda done: print(f"{done:.3f}", flush=True))

@@ -507,7 +507,6 @@ class EnginePool:
         self.writer.refusal = FailStopped(reason)
         self._checkpointer.stop()
         self._space.stop()
-        self.residency.stopped = True
         self._reserve.stop()
         self._housekeeper.stop()
         self.runner.call_soon(lambda: self._refuse_all(FailStopped(reason)))

@@ -10,6 +10,7 @@ and never while a pin is older than that switch.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import subprocess
 import sys
@@ -19,11 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from blockstore import marking
-from blockstore.allocator import Run
 from blockstore.api import Done, Runner, StoreError
 from blockstore.blockmap import BlockMap
 from blockstore.layout import FormatError
@@ -31,8 +28,8 @@ from blockstore.marking import Found, Marking, Report
 from blockstore.space import Space, Unavailable
 from blockstore.steps import Steps, all_answered, in_thread, pause, run
 
+_log = logging.getLogger(__name__)
 _NODES_PER_SLICE = 8192
-_RUNS_PER_SLICE = 32768  # made from an array in one go: about 3 ms
 _UNDER_A_PIN = 0.1  # seconds until it is asked again whether older pins ended; guessed
 
 
@@ -48,7 +45,9 @@ class Kept:
     serial: int
     """Of frees since (``Space.serial``)."""
     dropped: int
-    """Entries that a sweep of this image accounts for."""
+    """Entries that a sweep of this image accounts for..."""
+    lost: int
+    """...and leaves."""
 
 
 class Marker(Protocol):
@@ -168,7 +167,7 @@ class Sweep:
 
     def start(self, *, newest: bool) -> None:
         """``newest``: of an image that is made now, instead of the last one."""
-        run(self._sweep(newest)).add_done_callback(Future.result)
+        run(self._sweep(newest)).add_done_callback(self._ended)
 
     def stop(self) -> None:
         self._stopped = True
@@ -180,25 +179,29 @@ class Sweep:
         if self._marker is not None:
             self._marker.interrupt()
 
-    def _sweep(self, newest: bool) -> Steps[None]:
-        freed = 0
-        failure: StoreError | None = None
-        try:
-            found = None
-            while found is None and not self._stopped:
-                found = yield from self._attempt(newest)
-                newest = True
-            if found is not None and not self._stopped:
-                freed = yield from self._apply(found)
-        except StoreError as error:
-            failure = error
-        if not self._stopped:
-            self._done(freed, failure)
+    def _ended(self, sweep: Future[int]) -> None:
+        error = sweep.exception()
+        if self._stopped:
+            return
+        if error is None or isinstance(error, StoreError):
+            self._done(0 if error else sweep.result(), error)
+        else:  # whoever waits must not wait for ever, whatever it was
+            _log.error("sweep: ended by an unexpected error", exc_info=error)
+            self._done(0, SweepFailed(f"unexpected: {error!r}"))
+
+    def _sweep(self, newest: bool) -> Steps[int]:
+        found = None
+        while found is None and not self._stopped:
+            found = yield from self._attempt(newest)
+            newest = True
+        return 0 if found is None or self._stopped else (yield from self._apply(found))
 
     def _attempt(self, newest: bool) -> Steps[Found | None]:
         """None when it has to be tried again: another image was committed meanwhile, or this one had to be let go."""
         if newest:
             yield all_answered([self._checkpoint])
+            if self._stopped:
+                return None
         marker = self._marker = self._make_marker()
         self._interrupted = False
         self.progress = 0.0
@@ -218,29 +221,23 @@ class Sweep:
         while self._space.pinned_before(kept.serial) and not self._stopped:
             yield pause(self._runner, _UNDER_A_PIN)
         self._blockmap.dropped -= kept.dropped
+        self._blockmap.lost -= kept.lost
         return found
 
     def _report(self, done: float) -> None:
         self.progress = done
 
     def _apply(self, found: Found) -> Steps[int]:
-        freed = 0
-        for at in range(0, len(found.runs), _RUNS_PER_SLICE):
-            runs = _as_runs(found.runs[at : at + _RUNS_PER_SLICE])
-            freed += sum(count for _, count in runs)
-            self._space.free(runs)
-            yield pause(self._runner)
+        self._space.free(found.runs)
         for at in range(0, len(found.nodes), _NODES_PER_SLICE):
             for node in found.nodes[at : at + _NODES_PER_SLICE].tolist():
                 self._blockmap.retire(node)
             yield pause(self._runner)
-        return freed
+        while self._space.releasing and not self._stopped:
+            yield pause(self._runner)
+        return int(found.runs[:, 1].sum())
 
 
 def _expect_success(error: BaseException | None) -> None:
     if error is not None:
         raise error
-
-
-def _as_runs(rows: npt.NDArray[np.int64]) -> list[Run]:
-    return list(zip(rows[:, 0].tolist(), rows[:, 1].tolist(), strict=True))

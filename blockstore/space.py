@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from blockstore.writer import Member
 
 Blocks = npt.NDArray[np.uint64]
+Rows = npt.NDArray[np.int64]
+"""Runs: rows of (first, count)."""
 
 _PATIENCE = 5.0  # seconds a write waits for space before Busy: below the initiators' command timeout of 30 s
 _SMALLEST_STEP = 256  # blocks (1 MiB): a host with less than that left is full
@@ -41,8 +43,7 @@ class Unavailable:
 
     blocks: int
     """All that were ever handed out lie below."""
-    runs: npt.NDArray[np.int64]
-    """Rows of (first, count)."""
+    runs: Sequence[Rows]
     single: Sequence[Blocks]
 
 
@@ -90,8 +91,8 @@ class Space:
         self._sealed: deque[tuple[int, Blocks]] = deque()  # (serial, blocks), oldest first
         self._committed = -1  # lists up to this one are held by pins alone
         self._pins: Counter[int] = Counter()  # by serial
-        self._sorting: list[Blocks] = []  # being made into runs
-        self._releasing: deque[Run] = deque()
+        self._sorting: dict[int, list[Blocks]] = {}  # being made into runs, by the serial of the last list
+        self._releasing: deque[Rows] = deque()
         self._releasing_blocks = 0
         self._puncher = Puncher(runner, data, allocator, keep=keep, changed=self.changed)
         self._growing = False
@@ -114,8 +115,7 @@ class Space:
     @property
     def pending_blocks(self) -> int:
         """Unreferenced, not yet reusable."""
-        waiting = sum(len(blocks) for _, blocks in self._sealed) + sum(map(len, self._sorting))
-        return len(self._blockmap.freed) + waiting + self._releasing_blocks
+        return len(self._blockmap.freed) + sum(map(len, self._in_lists())) + self._releasing_blocks
 
     @property
     def has_pending(self) -> bool:
@@ -162,7 +162,12 @@ class Space:
             room -= member[2]
             self._join(member)
         if self._hungry and not (
-            self._growing or self._releasing or self._puncher.runs or self._grow() or self._reclaim()
+            self._growing
+            or self._releasing
+            or self._puncher.runs
+            or self._grow()
+            or self._reclaim()
+            or (self._sealed and self._pins)  # a cold read that ends soon holds them
         ):
             self.refuse_all(OutOfSpace(f"no block is free of {self.allocator.blocks}, and none will come back"))
         self._go_on()
@@ -202,10 +207,13 @@ class Space:
     def unavailable(self) -> Unavailable:
         """Everything that is free, or known to become free, at a switch: behind ``seal``. What was never handed out is
         not looked at: a device has blocks for a byte each of many GiB of memory."""
-        waiting = np.array([*self._releasing, *self._puncher.runs], np.int64).reshape(-1, 2)
-        runs = np.concatenate((self.allocator.free_runs(), waiting))
-        single = [*(blocks for _, blocks in self._sealed), *self._sorting]
-        return Unavailable(self.allocator.high_water, runs, single)
+        punching = np.array(self._puncher.runs, np.int64).reshape(-1, 2)
+        runs = [self.allocator.free_runs(), punching, *self._releasing]
+        return Unavailable(self.allocator.high_water, runs, self._in_lists())
+
+    def _in_lists(self) -> list[Blocks]:
+        sorting = (blocks for lists in self._sorting.values() for blocks in lists)
+        return [*(blocks for _, blocks in self._sealed), *sorting]
 
     def seal(self) -> int:
         """The journal was switched: frees so far are released by this checkpoint's commit. Returns the high water."""
@@ -221,11 +229,19 @@ class Space:
         if not self._release_unheld():
             self.changed()
 
-    def free(self, runs: list[Run]) -> None:
-        """What a sweep found: its image has committed, so these may be reused at once."""
-        self._releasing.extend(runs)
-        self._releasing_blocks += sum(run[1] for run in runs)
-        self._release_slice()
+    def free(self, runs: Rows) -> None:
+        """What a sweep found: its image has committed, so these may be reused, soon: there may be millions."""
+        idle = not self._releasing
+        if len(runs):
+            self._releasing.append(runs)
+            self._releasing_blocks += int(runs[:, 1].sum())
+        if idle:
+            self._release_slice()
+
+    @property
+    def releasing(self) -> bool:
+        """Whether some of what is free by now is not yet with the allocator."""
+        return bool(self._releasing)
 
     def pin(self) -> Pin:
         """Keep every block that is referenced now from being reused, until ``Pin.release``."""
@@ -254,28 +270,38 @@ class Space:
     def _release_unheld(self) -> bool:
         """Give back the lists that neither an image nor a pin holds; False if there is none."""
         freed: list[Blocks] = []
+        last = 0
         while self._sealed_unheld() and self._sealed[0][0] <= self._committed:
-            freed.append(self._sealed.popleft()[1])
+            last, blocks = self._sealed.popleft()
+            freed.append(blocks)
         if sum(map(len, freed)) <= _SORTED_HERE:
             if freed:
                 self.free(runs_of(freed))
             return bool(freed)
-        self._sorting += freed
-        found: list[list[Run]] = []
+        self._sorting[last] = freed
+        found: list[Rows] = []
 
         def sorted_out(error: BaseException | None) -> None:
-            assert error is None, error
-            del self._sorting[: len(freed)]
+            del self._sorting[last]  # this one: helpers may end in any order
+            if error is not None:  # no memory
+                self._blockmap.dropped += sum(map(len, freed))  # the next sweep finds them
+                raise error
             self.free(found[0])
 
         self._runner.in_thread(lambda: found.append(runs_of(freed)), sorted_out)
         return True
 
     def _release_slice(self) -> None:
-        for _ in range(min(_RELEASE_SLICE, len(self._releasing))):
-            start, count = self._releasing.popleft()
-            self.allocator.release(start, count)
-            self._releasing_blocks -= count
+        left = _RELEASE_SLICE
+        while left and self._releasing:
+            runs = self._releasing.popleft()
+            if len(runs) > left:
+                self._releasing.appendleft(runs[left:])
+            starts, counts = runs[:left, 0].tolist(), runs[:left, 1].tolist()  # no object per run: the collector's work
+            for start, count in zip(starts, counts, strict=True):
+                self.allocator.release(start, count)
+                self._releasing_blocks -= count
+            left -= min(left, len(runs))
         if self._releasing:
             self._runner.call_soon(self._release_slice)
             return
@@ -310,14 +336,12 @@ class Space:
         self.changed()
 
 
-def runs_of(blocks: Sequence[Blocks]) -> list[Run]:
+def runs_of(blocks: Sequence[Blocks]) -> Rows:
     """Single blocks, each named once, as runs."""
-    if not any(map(len, blocks)):
-        return []
-    ordered = np.sort(np.concatenate(blocks))
+    ordered = np.sort(np.concatenate(blocks)).astype(np.int64)
     starts = np.flatnonzero(np.concatenate(([True], np.diff(ordered) != 1)))
     lengths = np.diff(np.concatenate((starts, [len(ordered)])))
-    return list(zip(ordered[starts].tolist(), lengths.tolist(), strict=True))
+    return np.stack((ordered[starts], lengths), axis=1)
 
 
 def allocate_step(data: File, blocks: int, step: int) -> int:

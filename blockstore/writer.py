@@ -14,6 +14,7 @@ import errno
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from blockstore.allocator import Run
@@ -82,8 +83,9 @@ class BatchWriter:
         self._due = False
         self._waiting: list[Callable[[], None]] = []  # run once the members before them are committed
         self.refusal: StoreError | None = None  # why nothing may join any more
-        self._parked: list[Member] = []  # their nodes are being loaded
-        self._afterwards: list[Callable[[], None]] = []  # run when nothing is parked any more
+        self._parked: dict[int, Member] = {}  # their nodes are being loaded; by ticket, oldest first
+        self._next_ticket = 0
+        self._afterwards: deque[tuple[int, Callable[[], None]]] = deque()  # run when all before this ticket are gone
         self._held: deque[list[Done]] = deque()  # committed; their acknowledgements are delayed
         self._undecided: list[Member] = []  # their append failed: their grains are neither old nor new
         self._undecided_verb = False  # a verb's append failed: it is neither done nor not done
@@ -123,9 +125,9 @@ class BatchWriter:
             self._waiting.append(action)
 
     def after_waiting(self, action: Callable[[], None]) -> None:
-        """Run ``action`` when the writes that wait for nodes or space have joined again, or were refused."""
+        """Run ``action`` when the writes that wait for nodes or space now have joined again, or were refused."""
         if self._parked:
-            self._afterwards.append(action)
+            self._afterwards.append((self._next_ticket, action))
         else:
             self.space.after_waiting(action)
 
@@ -143,7 +145,7 @@ class BatchWriter:
     def refuse_all(self, error: StoreError) -> None:
         """The pool stopped: nothing that has not been appended ever will be."""
         self.refusal = error
-        members, self._members, self._parked = self._members + self._parked, [], []
+        members, self._members, self._parked = [*self._members, *self._parked.values()], [], {}
         self._unindex(members)
         while self._held:  # committed, whatever stopped the pool, and nobody may run timers after a close
             self._let_go()
@@ -236,21 +238,22 @@ class BatchWriter:
         if not absent:
             return False
         self._members = [member for member in members if id(member) not in absent] + self._members
-        parked = [member for member in members if id(member) in absent]
-        self._parked += parked
-        for member in parked:
-            self.residency.load(absent[id(member)], partial(self._unpark, member))
+        for member in members:
+            if id(member) in absent:
+                ticket, self._next_ticket = self._next_ticket, self._next_ticket + 1
+                self._parked[ticket] = member
+                self.residency.load(absent[id(member)], partial(self._unpark, ticket))
         return True
 
     def needed_nodes(self) -> set[int]:
         """Those, by stored id, of the grains of all that wait for their batch or for parts of the map."""
-        waiting = self._members + self._parked
+        waiting = [*self._members, *self._parked.values()]
         return {node for m in waiting for node in self._blockmap.nodes_under(m[0].map, m[1], m[2])}
 
-    def _unpark(self, member: Member, error: StoreError | None) -> None:
+    def _unpark(self, ticket: int, error: StoreError | None) -> None:
         if self.refusal is not None:
             return  # it was answered when the pool stopped
-        self._parked = [other for other in self._parked if other is not member]
+        member = self._parked.pop(ticket)
         refusal = error or member[0].refusal(member[1], member[2])  # removed, or smaller, while this waited
         if refusal is None:
             self.join(member)
@@ -259,10 +262,9 @@ class BatchWriter:
         self._go_on()
 
     def _go_on(self) -> None:
-        if not self._parked:
-            actions, self._afterwards = self._afterwards, []
-            for action in actions:
-                self.space.after_waiting(action)
+        oldest = next(iter(self._parked), self._next_ticket)
+        while self._afterwards and self._afterwards[0][0] <= oldest:
+            self.space.after_waiting(self._afterwards.popleft()[1])
 
     def _turn_away(self, members: list[Member], runs: list[Run]) -> None:
         """No room for this batch. Trims need no blocks and stay; writes wait for space, or are refused."""
@@ -316,7 +318,8 @@ class BatchWriter:
         """Take ``members`` out of the pending index; what stays joined, or is undecided, is put in again."""
         for volume in {member[0] for member in members}:
             volume.forget_pending()
-        for member in self._members + self._parked + self._undecided + self.space.waiting_members():
+        waiting = (self._members, self._parked.values(), self._undecided, self.space.waiting_members())
+        for member in chain.from_iterable(waiting):
             member[0].index_pending(member[1], member[2])
 
     def _answer(self, members: list[Member], error: StoreError | None, grains: int) -> None:

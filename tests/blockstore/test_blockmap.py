@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import random
 
 import numpy as np
@@ -164,3 +165,8 @@ def test_maps_behave_like_dicts(steps: list[tuple[str, int, int, int]]) -> None:
         one = blockmap.maps[number]
         assert {at: entry for at, (entry, _) in content(blockmap, one, range(2048)).items()} == expected
         assert one.mapped == len(expected)
+
+
+def test_maps_need_no_kernel_that_knows_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mmap, "MADV_NOHUGEPAGE", 9999)  # as to a kernel without them, or a real-time one
+    assert BlockMap(1 << 10).leaves.available

@@ -246,3 +246,33 @@ def test_random_work_on_maps_that_do_not_fit(store: Store, seed: int) -> None:
         if grain % 512 < 3:
             value = expected.get(grain)
             assert driver.read(volume, grain * GRAIN, GRAIN) == (pattern(value) if value else bytes(GRAIN))
+
+
+def test_a_ragged_write_waits_for_the_write_before_it_and_not_for_all_others(store: Store) -> None:
+    driver = store.open()
+    spread(driver)
+    volume = driver.pool.groups["db"].volumes[0]
+    runner = driver.runner
+    whole, ragged = Answer(), Answer()
+    volume.write(0, pattern(500), PERMIT, whole)
+    runner.tick()
+    volume.write(512, b"x" * 512, PERMIT, ragged)
+    for i in range(1, 90):
+        volume.write(i * LEAF, pattern(i), PERMIT, Answer())
+        runner.tick()
+        runner.run_thread_work()
+        runner.tick()
+        assert driver.engine.writer._parked, "there is always a write that waits for its leaf"
+        runner.elapse(0.2)  # so much is dirty that answers are held back
+    assert whole.ok
+    assert ragged.ok
+
+
+def test_reads_of_a_pool_that_stopped_keep_to_the_budget(store: Store) -> None:
+    driver = store.open()
+    spread(driver)
+    volume = driver.pool.groups["db"].volumes[0]
+    driver.engine._fail_stop("an error of the disk")
+    for i in range(100):
+        assert driver.read(volume, i * LEAF, GRAIN) == pattern(i)
+    assert driver.engine.blockmap.held_bytes <= FEW + 16 * ROW + 16384
