@@ -112,6 +112,8 @@ class MetaDb:
         path = str(self._db.execute("PRAGMA database_list").fetchone()[2])
         self.path = path if os.path.isfile(path) else ""
         """The file, for those who read it in a process of their own; empty for a database in memory."""
+        if self.path:
+            self._db.execute("PRAGMA wal_autocheckpoint=0")  # a commit would do it: ``copy_log``, when nobody waits
 
     def log_bytes(self) -> int:
         """Length of SQLite's log."""
@@ -119,6 +121,21 @@ class MetaDb:
             return os.stat(self.path + "-wal").st_size
         except FileNotFoundError:
             return 0
+
+    def sync_log(self) -> None:
+        """Let what the transaction wrote so far reach the disk, so that its commit has little left to wait for. Raises
+        OSError: as when the commit's own sync fails."""
+        if not self.log_bytes():
+            return
+        log = os.open(self.path + "-wal", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.fdatasync(log)
+        finally:
+            os.close(log)
+
+    def copy_log(self) -> None:
+        """Copy the log into the database, as far as no reader needs it: the next transaction begins it anew."""
+        self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def create(self, superblock: Superblock) -> None:
         """Tables and the first superblock, in one transaction: a crash leaves an empty database or a whole one."""

@@ -25,6 +25,7 @@ from blockstore.layout import PAGE_NODE
 
 _SLICE = 256  # nodes copied in one go: 1.5 MiB, about 1 ms
 _RECYCLED = 1 << 15  # node ids given back in one go: about 3 ms
+_LONG_LOG = 4 << 20  # bytes of SQLite's log from which on it is copied into the database: SQLite's own default
 _RETRY = 1.0  # seconds after the host file system was full; guessed
 
 
@@ -83,14 +84,15 @@ class Checkpointer:
         self._waiters: list[Done] = []
         self._next_waiters: list[Done] = []
         self._cancel_retry: Callable[[], None] | None = None
+        self._copying = False  # the database's log, after a commit
         self.stopped = False
         self.checkpoints = 0
         self.nodes_saved = 0
 
     @property
     def running(self) -> bool:
-        """Whether one is being made, or will be made again soon because the host was full."""
-        return self._image is not None or self._cancel_retry is not None
+        """Whether one is being made, or will be soon: it waits for the last one's log, or the host was full."""
+        return self._image is not None or self._cancel_retry is not None or bool(self._waiters)
 
     def start(self, done: Done) -> None:
         """``done`` after a checkpoint whose switch comes after this call has committed."""
@@ -100,7 +102,8 @@ class Checkpointer:
             self._next_waiters.append(done)
         else:
             self._waiters.append(done)
-            self._begin()
+            if not self._copying:
+                self._begin()
 
     def stop(self) -> None:
         self.stopped = True
@@ -192,6 +195,7 @@ class Checkpointer:
         files = [self._data, *self._journal.files_to_sync()]
 
         def work() -> None:
+            self._database.sync_log()  # flushes wait for the commit, so it must be short
             self._gate.sync(files)
             self._gate.run(lambda: self._database.commit(image.superblock))
 
@@ -206,10 +210,28 @@ class Checkpointer:
         self._recycle(image.gone)
         waiters, self._waiters, self._next_waiters = self._waiters, self._next_waiters, []
         self._release()
+        self._copy_log()
         for done in waiters:
             done(None)
-        if self._waiters and self._image is None:
+        if self._waiters and self._image is None and not self._copying:
             self._begin()
+
+    def _copy_log(self) -> None:
+        """Outside of the gate: it takes as long as the image was large, and concerns no file that others sync."""
+        if self._database.log_bytes() >= _LONG_LOG and not self.stopped:
+            self._copying = True
+            self._runner.in_thread(self._database.copy_log, self._copied)
+
+    def _copied(self, error: BaseException | None) -> None:
+        self._copying = False
+        if error is not None and not is_full(error):
+            self._gate.latch(error)
+            self._fail_stop(f"meta.db: {error}")
+        if self._waiters and self._image is None:
+            if self.stopped:
+                self._answer(FailStopped("no checkpoint is made any more"))
+            else:
+                self._begin()
 
     def _recycle(self, gone: list[int], at: int = 0) -> None:
         """Let the ids of deleted nodes be used again: soon, for they may be half a million after a large delete."""
@@ -221,7 +243,7 @@ class Checkpointer:
         def guarded() -> None:
             try:
                 work()
-            except sqlite3.Error as error:
+            except (OSError, sqlite3.Error) as error:
                 self._database.roll_back()
                 if not is_full(error):
                     self._gate.latch(error)

@@ -153,7 +153,7 @@ def needed(path: Path) -> int:
     directory = HostDirectory(path)
     database, data = open_files(directory)
     try:
-        state = replay(directory, database, data, 1 << 16, rescue=False)
+        state = replay(directory, database, data, 1 << 16, rescue=False, rows=True)
         blocks = set()
         for one in state.blockmap.maps.values():
             entries = (state.blockmap.entry(one, grain)[0] for grain in range(one.size >> 12))
