@@ -97,8 +97,8 @@ def test_a_pool_closes_although_a_helper_had_no_memory(store: Store, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(space, "runs_of", no_memory)
+        driver.pool.checkpoint()
         with pytest.raises(MemoryError):
-            driver.wait(driver.pool.checkpoint())
             driver.runner.settle()
     driver.wait(driver.pool.sweep())
     assert driver.pool.statistics().used == 24 * MIB
