@@ -25,7 +25,6 @@ class Reserve:
         self._runner = runner
         self._directory = directory
         self._length = length
-        self._making = False
         self._cancel_timer: Callable[[], None] = lambda: None
         self._stopped = False
         self.held = False

@@ -26,7 +26,7 @@ from blockstore.layout import LEAF_BYTES
 
 _AT_ONCE = 512  # rows read in one go: 4 ms of a helper thread
 _WINDOW = 8192  # ids that the clock's hand passes in one slice...
-_MOST_EVICTED = 1024  # ...and rows given back in it: about 1 ms
+_MOST_EVICTED = 512  # ...and rows given back in it: 4 ms where none is next to another, two calls of the kernel each
 _PAGE_SHARE = 4  # pages may have one of so many parts of the budget: 1 GiB for the leaves of 8 TiB needs 1 MiB of them
 _RECENT = 16  # at least so many nodes that were loaded last stay; guessed
 _ROOM = 16  # once evicting, one of so many parts of the budget is made free, so that it is rarely begun

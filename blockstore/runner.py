@@ -22,9 +22,11 @@ class CountingRunner:
         self._working += 1
 
         def finish(error: BaseException | None) -> None:
-            then(error)
-            self._working -= 1
-            self._look()
+            try:
+                then(error)
+            finally:  # whatever went wrong there, the pool must be able to close
+                self._working -= 1
+                self._look()
 
         self._runner.in_thread(work, finish)
 

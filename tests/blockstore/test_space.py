@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from blockstore import space
 from blockstore.api import Volume
 from tests.blockstore.support import MIB, PERMIT, Answer, Driver, Store, pattern
 
@@ -83,3 +84,23 @@ def test_leaves_that_were_trimmed_away_come_back_without_being_asked_for(store: 
         driver.discard(volume, 0, 2 * MIB)
         driver.runner.advance(10)
     assert driver.engine.blockmap.leaves.in_use < 300
+
+
+def test_a_pool_closes_although_a_helper_had_no_memory(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = store.open()
+    volume = driver.group(size=24 * MIB).volumes[0]
+    fill(driver, volume, 1)
+    fill(driver, volume, 2)
+
+    def no_memory(blocks: object) -> None:
+        raise MemoryError("nothing left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(space, "runs_of", no_memory)
+        driver.pool.checkpoint()
+        with pytest.raises(MemoryError):
+            driver.runner.settle()
+    driver.wait(driver.pool.sweep())
+    assert driver.pool.statistics().used == 24 * MIB
+    store.close()
+    store.open()
