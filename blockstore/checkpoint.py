@@ -124,10 +124,11 @@ class MetaDb:
 
     def sync_log(self) -> None:
         """Let what the transaction wrote so far reach the disk, so that its commit has little left to wait for. Raises
-        OSError: as when the commit's own sync fails."""
-        if not self.log_bytes():
-            return
-        log = os.open(self.path + "-wal", os.O_RDWR | os.O_CLOEXEC)
+        OSError when it cannot, as the commit's own sync will then."""
+        try:
+            log = os.open(self.path + "-wal", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return  # there is none, or no descriptor for it: the commit takes longer
         try:
             os.fdatasync(log)
         finally:

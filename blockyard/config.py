@@ -79,9 +79,9 @@ class ServeConfig(Value):
     """Where the API is served over TLS, too."""
     tls_cert: Path | None = None
     tls_key: Path | None = None
-    ping_interval: Annotated[float, AfterValidator(_ping_seconds)] = 10.0
+    ping_interval: Annotated[float, AfterValidator(_ping_seconds)] = 3.0
     """Seconds without a sign of life after which a session is asked for one."""
-    ping_timeout: Annotated[float, AfterValidator(_ping_seconds)] = 10.0
+    ping_timeout: Annotated[float, AfterValidator(_ping_seconds)] = 3.0
     """Seconds that the answer may take; then the session is dropped, and its host counts as dead."""
     pool_size: int | None = Field(default=None, ge=1 << 20, le=MAX_POOL_SIZE)
     """Bytes that each pool may grow to; None: what the host file system has."""

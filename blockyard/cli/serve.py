@@ -45,11 +45,11 @@ def serve(
     ] = 1,
     ping_interval: Annotated[
         float, typer.Option(metavar="SECONDS", help="Of silence, after which a session is pinged; 1 to 300.")
-    ] = 10.0,
+    ] = 3.0,
     ping_timeout: Annotated[
         float,
         typer.Option(metavar="SECONDS", help="Without an answer, after which the session is dropped; 1 to 300."),
-    ] = 10.0,
+    ] = 3.0,
     api: Annotated[
         str | None,
         typer.Option(metavar="unix:PATH", help=f"The API's socket. [default: BLOCKYARD_API or {DEFAULT_API}]"),
