@@ -373,6 +373,7 @@ class EnginePool:
             counters={
                 "reads": self.counters.reads,
                 "read_bytes": self.counters.read_bytes,
+                "medium_errors": self.counters.medium_errors,
                 "writes": writer.writes,
                 "write_bytes": writer.write_bytes,
                 "delayed_writes": writer.delayed,

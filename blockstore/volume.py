@@ -111,9 +111,11 @@ class EngineVolume:
             if self._data.read_now(block << UNIT_SHIFT, into) != UNIT:
                 return False
         except OSError as error:
-            raise MediumError(f"volume {self._uuid}: read of block {block} failed: {error}", offset) from error
+            raise self.damaged(
+                MediumError(f"volume {self._uuid}: read of block {block} failed: {error}", offset)
+            ) from error
         if crc32c(into) != self._crcs[at]:
-            raise MediumError(f"volume {self._uuid}: checksum of block {block} does not match", offset)
+            raise self.damaged(MediumError(f"volume {self._uuid}: checksum of block {block} does not match", offset))
         self._counters.reads += 1
         self._counters.read_bytes += UNIT
         return True
@@ -179,7 +181,10 @@ class EngineVolume:
     def _read_grains(self, first: int, into: memoryview, *, wait: bool) -> bool:
         """Fill ``into`` with whole grains, whose nodes are there; False if it would block. Raises MediumError."""
         blocks, crcs = self._lookup(first, len(into) >> UNIT_SHIFT)
-        return self._fill(first, blocks, crcs, into, wait=wait)
+        try:
+            return self._fill(first, blocks, crcs, into, wait=wait)
+        except MediumError as error:
+            raise self.damaged(error) from error.__cause__
 
     def _read_in_thread(self, offset: int, into: memoryview, done: Done) -> None:
         """Read and verify in a helper thread. A pin keeps the blocks from being reused meanwhile, whatever becomes of
@@ -194,7 +199,8 @@ class EngineVolume:
         def finish(error: BaseException | None) -> None:
             pin.release()
             if error is not None:
-                done(error if isinstance(error, StoreError) else MediumError(f"read failed: {error!r}", offset))
+                known = error if isinstance(error, MediumError) else MediumError(f"read failed: {error!r}", offset)
+                done(self.damaged(known))
                 return
             if not self._attached:
                 done(self._refusal(offset, length))
@@ -248,7 +254,7 @@ class EngineVolume:
             if error is None:
                 then()
             else:
-                done(MediumError(f"volume {self._uuid}: {error}", offset))
+                done(self.damaged(MediumError(f"volume {self._uuid}: {error}", offset)))
 
         self._pool.residency.load(nodes, loaded)
 
@@ -306,6 +312,10 @@ class EngineVolume:
         """Why these grains cannot be written now, or None."""
         offset, length = grain << UNIT_SHIFT, count << UNIT_SHIFT
         return None if self._in_range(offset, length) else self._refusal(offset, length)
+
+    def damaged(self, error: MediumError) -> MediumError:
+        """Count and log it, on the loop thread; the error again."""
+        return self._counters.damaged(error, self._pool.runner.now())
 
     def index_pending(self, grain: int, count: int) -> None:
         """Grains of a member that joined, or stays joined."""
@@ -393,7 +403,7 @@ class EngineVolume:
 
         def finish(error: BaseException | None) -> None:
             if error is not None:
-                done(MediumError(f"volume {self._uuid}: read failed: {error}", first << UNIT_SHIFT))
+                done(self.damaged(MediumError(f"volume {self._uuid}: read failed: {error}", first << UNIT_SHIFT)))
             else:
                 again()
 

@@ -290,7 +290,7 @@ class BatchWriter:
             self._blockmap.dropped += sum(member[2] for member in members if member[3] is not None)
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 return OutOfSpace(f"the host file system is full: {error}")
-            return MediumError(f"data write failed: {error}", members[0][1] << UNIT_SHIFT)
+            return members[0][0].damaged(MediumError(f"data write failed: {error}", members[0][1] << UNIT_SHIFT))
         return None
 
     def _append(self, pieces: list[Piece], members: list[Member]) -> StoreError | None:

@@ -287,6 +287,27 @@ def test_a_rotten_grain_is_a_medium_error_at_its_offset_and_its_neighbours_are_r
     assert driver.read(volume, 5 * GRAIN, GRAIN) == pattern(2)
 
 
+@pytest.mark.parametrize("cold", [False, True])
+def test_each_medium_error_is_counted_and_logged_with_its_lba(
+    disk: FakeDisk, caplog: pytest.LogCaptureFixture, cold: bool
+) -> None:
+    driver = open_disk(disk)
+    volume = driver.group(size=MIB).volumes[0]
+    driver.write(volume, 0, pattern(1, 8 * GRAIN), sync=True)
+    disk.files["data"].cached[block_of(volume, 5 * GRAIN)] ^= 1
+    disk.cold = cold
+    for length in (GRAIN, 3 * GRAIN):
+        with pytest.raises(MediumError):
+            driver.read(volume, 5 * GRAIN, length)
+    assert driver.pool.statistics().counters["medium_errors"] == 2
+    assert [record.message.split(":")[0] for record in caplog.records] == ["medium error at LBA 40"] * 2
+    for _ in range(50):
+        with pytest.raises(MediumError):
+            driver.read(volume, 5 * GRAIN, GRAIN)
+    assert driver.pool.statistics().counters["medium_errors"] == 52
+    assert len(caplog.records) < 20, "a bad disk under load must not fill the log's"
+
+
 def test_check_names_the_rotten_grain() -> None:
     disk = FakeDisk()
     driver = open_disk(disk)
