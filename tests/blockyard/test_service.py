@@ -64,7 +64,7 @@ def test_serve_takes_its_sockets_and_tells_its_manager(tmp_path: Path, manager: 
     """As blockyard.service does it: a configuration file, the portal and the API's socket handed over."""
     store, api = tmp_path / "store", tmp_path / "api.sock"
     file = tmp_path / "blockyard.toml"
-    file.write_text(f'store = "{store}"\nworkers = 1\npool-size = "64M"\n')
+    file.write_text(f'store = "{store}"\ncreate = true\nworkers = 1\npool-size = "64M"\nmap-memory = "32M"\n')
     with socket.create_server(("127.0.0.1", 0)) as portal, socket.socket(socket.AF_UNIX) as unix:
         unix.bind(str(api))
         unix.listen()
@@ -109,8 +109,8 @@ def _next(manager: socket.socket) -> bytes:
         ("store = ", "is no TOML"),
         ("workers = 1", "--store"),
         ("store = '/srv'\nworkers = 0", "--workers"),
-        ("store = '/srv'", "at least 1 portal"),
-        ("store = '/srv'\npool-size = 'big'", "--pool-size"),
+        ("store = '/srv'\ncreate = true", "at least 1 portal"),
+        ("store = '/srv'\npool-size = 'big'", "pool-size: "),
     ],
 )
 def test_a_wrong_configuration_is_refused_with_its_reason(tmp_path: Path, text: str, message: str) -> None:
