@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from blockstore.api import NotFound, VolumeRecord
-from blockstore.blockmap import ABSENT, PAGE_GRAIN_SHIFT, BlockMap, Map
+from blockstore.blockmap import PAGE_GRAIN_SHIFT, BlockMap, Map
 from blockstore.hold import Hold
 from blockstore.layout import BLOCK_MASK, LEAF_ENTRIES, LEAF_SHIFT, PAGE_NODE, PRIVATE_BIT, UNIT_SHIFT
+from blockstore.nodes import ABSENT
 from blockstore.pool import EnginePool
 from blockstore.records import Crcs
 from blockstore.steps import Steps, pause, run

@@ -11,6 +11,7 @@ Invariant: a caller of ``load`` finds the nodes in memory when it is answered; a
 
 from __future__ import annotations
 
+import mmap
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -19,10 +20,11 @@ from concurrent.futures import Future
 import numpy as np
 
 from blockstore.api import Done, MediumError, Runner, StoreError
-from blockstore.blockmap import BlockMap, Ids, Nodes
+from blockstore.blockmap import BlockMap
 from blockstore.checkpoint import Row, read_rows, take_in_rows
 from blockstore.futures import new_future
-from blockstore.layout import LEAF_BYTES
+from blockstore.layout import LEAF_BYTES, UNIT
+from blockstore.nodes import Ids, Nodes
 
 _AT_ONCE = 512  # rows read in one go: 4 ms of a helper thread
 _WINDOW = 8192  # ids that the clock's hand passes in one slice...
@@ -125,8 +127,8 @@ class Residency:
 
     def relieve(self) -> None:
         """Give memory back, soon, if more than the budget is used."""
-        if self._blockmap.held_bytes <= self.budget or self._evicting or self.stopped:
-            return
+        if self._blockmap.held_bytes <= self.budget or self._evicting or self.stopped or mmap.PAGESIZE > UNIT:
+            return  # where the kernel's pages are larger, rows cannot be given back one by one
         if self.pressure > _CHECKPOINT_AT:
             self._need_checkpoint()
         self._evicting = True

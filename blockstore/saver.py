@@ -16,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from blockstore.api import Done, FailStopped, OutOfSpace, Runner, StoreError
-from blockstore.blockmap import DIRTY, SAVED, TO_SAVE, BlockMap, Nodes
+from blockstore.blockmap import BlockMap
 from blockstore.catalog import Catalog
 from blockstore.checkpoint import MetaDb, NodeRow, RootRow, Superblock, root_row
 from blockstore.device import File, SyncGate, is_full
 from blockstore.journal import Journal
 from blockstore.layout import PAGE_NODE
+from blockstore.nodes import DIRTY, SAVED, TO_SAVE, Nodes
 
 _SLICE = 256  # nodes copied in one go: 1.5 MiB, about 1 ms
 _RECYCLED = 1 << 15  # node ids given back in one go: about 3 ms

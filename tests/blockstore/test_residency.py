@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from blockstore.api import OutOfRange
-from blockstore.blockmap import ABSENT, SAVED
 from blockstore.diff import SnapshotDiff
 from blockstore.fingerprint import Verifier
+from blockstore.nodes import ABSENT, SAVED
 from blockstore.scrub import Scrub
 from tests.blockstore.support import GRAIN, MIB, PERMIT, TUNING, Answer, Driver, Store, pattern
 
