@@ -214,6 +214,19 @@ def test_a_holder_that_stays_undecided_is_not_fenced(node: Node, other: Node) ->
     node.write("db", "file", b"unharmed")
 
 
+def test_an_initiator_that_uses_a_group_without_an_attachment_is_not_fenced(
+    node: Node, target: SimulatedTarget
+) -> None:
+    group = target.make("db", GIB)
+    group.client = "iqn.2004-10.com.example:hypervisor"
+    with pytest.raises(InUse, match="open session.* of its client.*hypervisor"):
+        node.driver.mount("db", "1")
+    assert group.client is not None
+    node.nothing_is_left()
+    group.client = None
+    node.driver.mount("db", "2")
+
+
 def test_a_volume_with_other_content_is_not_overwritten(node: Node, target: SimulatedTarget) -> None:
     group = target.make("db", GIB)
     group.content.kind = "junk"

@@ -67,6 +67,8 @@ class SimulatedGroup:
     snapshots: dict[str, tuple[Content, int]] = field(default_factory=dict)
     held: dict[str, Held] = field(default_factory=dict)
     generation: int = 0
+    client: str | None = None
+    """An initiator that is logged in without an attachment."""
 
     @property
     def iqn(self) -> str:
@@ -197,6 +199,10 @@ class SimulatedTarget:
         ]
         if clash and not asked.take_over:
             raise InUse(f"group {group.name} is attached to {clash[0].host}")
+        if group.client is not None and not group.held:
+            if not asked.take_over:
+                raise InUse(f"group {group.name} has open session(s) of its client(s) {group.client}", alive=True)
+            group.client = None
         for held in clash:
             self._drop(group, held.host)
         if host not in group.held:
