@@ -227,7 +227,13 @@ class SimulatedHost:
         return _or_missing(self.files.get(path))
 
     def _bytes_of(self, content: Content) -> bytes:
-        marks = {"half-xfs": b"\0" * 126 + b"\1", "junk": b"junk", "xfs": b"XFSB", "ext4": b"\0" * 1080 + b"\x53\xef"}
+        marks = {
+            "half-xfs": b"\0" * 126 + b"\1",
+            "half-ext4": b"\0" * 2048 + b"descriptors",
+            "junk": b"junk",
+            "xfs": b"XFSB",
+            "ext4": b"\0" * 1080 + b"\x53\xef",
+        }
         return marks.get(content.kind or "", b"").ljust(65536, b"\0")
 
     def _store(self, path: str, content: bytes) -> None:
@@ -247,7 +253,8 @@ class SimulatedHost:
             session = self._session_of(path.split("/")[3])
             session.size = session.group.size
         elif path.startswith("/dev/"):
-            self._session_of(path.removeprefix("/dev/")).group.content.kind = "junk"
+            kind = "half-ext4" if text.startswith("\0" * 2048) else "junk"
+            self._session_of(path.removeprefix("/dev/")).group.content.kind = kind
         else:
             raise FileNotFoundError(path)
 
@@ -388,7 +395,7 @@ class SimulatedHost:
 
     def _blkid(self, words: list[str]) -> tuple[int, str, str]:
         kind = self._session_of(words[-1].removeprefix("/dev/")).group.content.kind
-        if kind in (None, "junk"):
+        if kind in (None, "junk", "half-ext4"):
             return 2, "", ""
         return 0, f"DEVNAME={words[-1]}\nTYPE={'xfs' if kind == 'half-xfs' else kind}\n", ""
 
@@ -408,7 +415,7 @@ class SimulatedHost:
 
     def _half_made(self, path: str, program: str) -> None:
         content = self._session_of(path.removeprefix("/dev/")).group.content
-        content.kind = "half-xfs" if program == "mkfs.xfs" else "junk"
+        content.kind = "half-xfs" if program == "mkfs.xfs" else "half-ext4"
 
     def _mount(self, words: list[str]) -> tuple[int, str, str]:
         disk, folder = words[-2].removeprefix("/dev/"), words[-1]

@@ -35,7 +35,8 @@ _SPACE = UUID("7d0f6a30-5a39-4d51-9d8f-3a4f8a6f3d1b")
 
 @dataclass
 class Content:
-    """What is on a volume. ``kind``: ext4, xfs, ``half-xfs`` (a mkfs that was cut off), ``junk``, or None."""
+    """What is on a volume. ``kind``: ext4, xfs, ``half-ext4`` and ``half-xfs`` (a mkfs that was cut off), ``junk``, or
+    None."""
 
     kind: str | None = None
     filesystem_size: int = 0
