@@ -1,8 +1,8 @@
 """Getting a group for this host, also from a host that has died.
 
 A holder that answers the target's pings keeps the group: the error names it. One that is silent is waited for until
-the target says that it is not alive, and is then fenced. Initiators that are logged in as clients are no holders, and
-what they write is not Docker's: they are never fenced from here. Invariant: nobody is fenced whom the target calls alive.
+the target says that it is not alive, and is then fenced. Who is logged in as a client is no holder, and is never fenced
+from here. Invariant: nobody is fenced whom the target calls alive.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def claim(api: HostApi, host: Host, iqn: str, group: str, mode: AttachMode, pati
         except InUse as error:
             refusal = error
         listed = api.attachments(group=group)
-        holders = [each for each in listed if each.host != iqn]
+        holders = [each for each in listed if each.host.lower() != iqn.lower()]
         if not listed:
             without_holder += 1
             if without_holder == _LOOKS:

@@ -219,7 +219,7 @@ def test_an_initiator_that_uses_a_group_without_an_attachment_is_not_fenced(
 ) -> None:
     group = target.make("db", GIB)
     group.client = "iqn.2004-10.com.example:hypervisor"
-    with pytest.raises(InUse, match="open session.* of its client.*hypervisor"):
+    with pytest.raises(InUse, match=r"open session.* of its client.*hypervisor"):
         node.driver.mount("db", "1")
     assert group.client is not None
     node.nothing_is_left()
