@@ -32,7 +32,6 @@ RAW_NAME = "disk"
 # blkid's exit codes
 _NOTHING_FOUND = 2
 _AMBIVALENT = 8
-_BUSY = 32  # umount's, for every failure; mount(8)
 
 
 class Kind(StrEnum):
@@ -152,11 +151,9 @@ def unmount(host: Host, folder: str, *, lazy: bool = False) -> None:
     for place in (f"{folder}/{RAW_NAME}", folder):
         while mount_at(host, place) is not None:
             words = ("umount", *(("--lazy",) if lazy else ()), place)
-            try:
-                host.run(words, _UNMOUNT_SECONDS).check()
-            except CommandFailed as error:
-                if error.code == _BUSY and mount_at(host, place) is not None:
-                    raise StillMounted(str(error)) from error
+            done = host.run(words, _UNMOUNT_SECONDS)
+            if done.code != 0 and mount_at(host, place) is not None:
+                raise StillMounted(str(CommandFailed(words, done.code, done.stderr)))
     host.remove(f"{folder}/{RAW_NAME}")
     host.remove(folder)
 

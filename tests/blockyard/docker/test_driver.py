@@ -279,6 +279,18 @@ def test_a_volume_that_is_busy_stays_until_it_can_be_unmounted(node: Node) -> No
     node.nothing_is_left()
 
 
+@pytest.mark.parametrize("code", [1, 2, -9])  # umount(8): permissions, out of memory; and killed
+def test_an_unmount_that_fails_in_whatever_way_is_reported_and_tried_again(node: Node, code: int) -> None:
+    node.driver.create("db", {})
+    node.driver.mount("db", "1")
+    node.host.umount_fails = code
+    with pytest.raises(StillMounted, match="ended with code"):
+        node.driver.unmount("db", "1")
+    node.host.umount_fails = None
+    node.later(20)
+    node.nothing_is_left()
+
+
 def test_a_snapshot_clone_can_be_read_by_many_hosts(node: Node, other: Node, target: SimulatedTarget) -> None:
     node.driver.create("db", {})
     node.driver.mount("db", "1")

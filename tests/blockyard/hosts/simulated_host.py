@@ -72,6 +72,8 @@ class SimulatedHost:
         self.frozen: set[str] = set()
         self.busy: set[str] = set()
         """Folders in which somebody has a file open."""
+        self.umount_fails: int | None = None
+        """With which code, whatever is unmounted."""
         self.clock = 100.0
         self.boots = 1
         self.commands: list[tuple[str, ...]] = []
@@ -434,6 +436,8 @@ class SimulatedHost:
         found = [mount for mount in self.mounts if mount.folder == words[-1]]
         if not found:
             return 32, "", f"umount: {words[-1]}: not mounted."
+        if self.umount_fails is not None:
+            return self.umount_fails, "", f"umount: {words[-1]}: failed."
         if words[-1] in self.busy and "--lazy" not in words:
             return 32, "", f"umount: {words[-1]}: target is busy."
         self.mounts.remove(found[-1])
