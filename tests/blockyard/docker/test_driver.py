@@ -6,6 +6,7 @@ import pytest
 
 from blockyard.docker import snapshot
 from blockyard.docker.config import DockerConfig
+from blockyard.docker.upkeep import STEP_SECONDS
 from blockyard.errors import AlreadyExists, InUse, Invalid, NotFound, ProductError, Unreachable
 from blockyard.hosts.errors import NotBlank, StillMounted
 from tests.blockyard.docker.world import LONG, STATE, A, B, Node
@@ -524,3 +525,25 @@ def test_a_group_that_was_deleted_under_a_mount_is_cleaned_up(node: Node, target
     assert node.host.left() == []
     with pytest.raises(ProductError):
         node.driver.mount("db", "2")
+
+
+def test_upkeep_of_many_volumes_that_each_take_their_time_is_no_reason_to_end_the_plugin(
+    node: Node, target: SimulatedTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turning = []
+
+    def slow(group: str, host: str) -> None:
+        node.host.clock += 60  # the target is away, and says nothing
+        turning.append(node.plugin.upkeep.turning)
+        raise Unreachable("no daemon answers")
+
+    for number in range(20):
+        node.driver.create(f"v{number}", {})
+        node.driver.mount(f"v{number}", "1")
+    monkeypatch.setattr(target, "release", slow)
+    for number in range(20):
+        node.plugin.volumes.book.put(f"v{number}", node.plugin.volumes.book.all()[f"v{number}"].without("1"))
+    node.plugin.upkeep.check()
+    assert turning == [True] * 20
+    node.host.clock += STEP_SECONDS
+    assert not node.plugin.upkeep.turning
