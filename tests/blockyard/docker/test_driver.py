@@ -359,6 +359,22 @@ def test_an_unknown_volume_is_asked_for_once_the_target_answers(
     assert target.asked == asked
 
 
+def test_a_failed_pool_hides_neither_its_volumes_nor_the_news_of_others(
+    node: Node, other: Node, target: SimulatedTarget
+) -> None:
+    node.driver.create("lost", {})
+    target.failed = {"lost"}
+    other.driver.create("new", {})
+    node.plugin.catalogue.refresh()
+    assert [volume["Name"] for volume in node.driver.list()] == ["lost", "new"]
+    assert "pool-1 is failed" in node.driver.get("new")["Status"]["health"]
+    node.driver.mount("new", "1")
+    target.failed = set()
+    del target.groups["lost"]
+    node.plugin.catalogue.refresh()
+    assert [volume["Name"] for volume in node.driver.list()] == ["new"]
+
+
 def test_get_shows_snapshots_attachment_and_health(node: Node, target: SimulatedTarget) -> None:
     node.driver.create("db", {"size": "1G"})
     target.create_snapshot("db", "monday")

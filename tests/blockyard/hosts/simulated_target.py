@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 from uuid import UUID, uuid5
 
-from blockyard.errors import AlreadyExists, InUse, NotFound, Unreachable
+from blockyard.errors import AlreadyExists, InUse, NotFound, Unavailable, Unreachable
 from blockyard.model import (
     ChapCredentials,
     CloneRequest,
@@ -87,6 +87,8 @@ class SimulatedTarget:
         self.steps = steps or Steps()
         self.groups: dict[str, SimulatedGroup] = {}
         self.reachable = True
+        self.failed: set[str] = set()
+        """Groups of a pool that could not be opened since the daemon was started."""
         self.asked = 0
         self.on_fenced: list[Callable[[str, str], None]] = []
         """Called with the group and the host that lost it."""
@@ -102,6 +104,8 @@ class SimulatedTarget:
 
     def attachments(self, group: str | None = None, host: str | None = None) -> tuple[Attachment, ...]:
         self._ask()
+        if group is None and self.failed:
+            raise Unavailable("pool pool-1 is failed")
         groups = list(self.groups.values()) if group is None else [self._group(group)]
         return tuple(
             self._shown(each, held)
@@ -112,7 +116,9 @@ class SimulatedTarget:
 
     def list_groups(self) -> Groups:
         self._ask()
-        return Groups(groups=tuple(self._listed(group) for group in self.groups.values()))
+        listed = [group for group in self.groups.values() if group.name not in self.failed]
+        unavailable = ("pool pool-1 is failed: its groups are not known",) if self.failed else ()
+        return Groups(groups=tuple(map(self._listed, listed)), unavailable=unavailable)
 
     def show_group(self, name: str) -> Group:
         self._ask()
