@@ -14,7 +14,15 @@ from enum import StrEnum
 
 from blockyard.hosts.commands import Deadline, Host
 from blockyard.hosts.disks import Disk
-from blockyard.hosts.errors import CannotMount, CommandFailed, DiskUnreadable, HostError, NotBlank, StillMounted
+from blockyard.hosts.errors import (
+    CannotMount,
+    CommandFailed,
+    CommandTimeout,
+    DiskUnreadable,
+    HostError,
+    NotBlank,
+    StillMounted,
+)
 from blockyard.hosts.mounts import mount_at
 
 _PROBE_SECONDS = 20.0
@@ -177,7 +185,13 @@ def grow(host: Host, disk: Disk, wanted: Wanted, deadline: Deadline) -> None:
 @contextmanager
 def frozen(host: Host, folder: str) -> Iterator[None]:
     """Writes wait and all that was written is on the disk, so that a snapshot needs no journal replayed."""
-    host.run(("fsfreeze", "--freeze", folder), _FREEZE_SECONDS).check()
+    try:
+        host.run(("fsfreeze", "--freeze", folder), _FREEZE_SECONDS).check()
+    except CommandTimeout:
+        # The kernel goes on with what it was asked: killed or not, the command freezes when all is written at last. The
+        # thaw waits behind it in the kernel, whoever has stopped to wait for the command.
+        thaw(host, folder)
+        raise
     try:
         yield
     finally:

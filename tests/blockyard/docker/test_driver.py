@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from blockyard.docker import snapshot
 from blockyard.docker.config import DockerConfig
 from blockyard.docker.upkeep import STEP_SECONDS
 from blockyard.errors import AlreadyExists, InUse, Invalid, NotFound, ProductError, Unreachable
-from blockyard.hosts.errors import NotBlank, StillMounted
+from blockyard.hosts.errors import CommandTimeout, NotBlank, StillMounted
 from tests.blockyard.docker.world import LONG, STATE, A, B, Node
 from tests.blockyard.hosts.simulated_target import SimulatedTarget
 
@@ -318,6 +320,34 @@ def test_a_snapshot_is_taken_while_the_file_system_stands_still(node: Node, targ
     assert list(group.snapshots) == ["monday"]
     words = [command[:2] for command in node.host.commands if command[0] == "fsfreeze"]
     assert [word for _, word in words] == ["--unfreeze", "--freeze", "--unfreeze"]
+    assert node.host.frozen == set()
+
+
+def test_a_freeze_that_takes_too_long_is_undone(node: Node, target: SimulatedTarget) -> None:
+    node.driver.create("db", {})
+    node.driver.mount("db", "1")
+    node.host.freeze_is_slow = True
+    with pytest.raises(CommandTimeout):
+        snapshot.take(node.host, target, DockerConfig(), "db", "monday")
+    assert node.host.frozen == set()
+    assert target.groups["db"].snapshots == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_snapshot_that_is_ended_by_a_signal_leaves_no_frozen_file_system(
+    node: Node, target: SimulatedTarget, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    node.driver.create("db", {})
+    node.driver.mount("db", "1")
+    monkeypatch.setattr(target, "create_snapshot", lambda group, name: signal.raise_signal(number))
+    before = signal.getsignal(number)
+    snapshot.end_in_order()
+    try:
+        with pytest.raises(SystemExit):
+            snapshot.take(node.host, target, DockerConfig(), "db", "monday")
+    finally:
+        for each in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(each, before)
     assert node.host.frozen == set()
 
 

@@ -13,6 +13,7 @@ from itertools import pairwise
 
 from blockyard.hosts.commands import Done
 from blockyard.hosts.disks import naa
+from blockyard.hosts.errors import CommandTimeout
 from tests.blockyard.hosts.simulated_target import PORTAL, Content, SimulatedGroup, SimulatedTarget
 
 ROOT_DEVICE = "254:0"
@@ -74,6 +75,8 @@ class SimulatedHost:
         """Folders in which somebody has a file open."""
         self.umount_fails: int | None = None
         """With which code, whatever is unmounted."""
+        self.freeze_is_slow = False
+        """It is given up, and happens all the same."""
         self.clock = 100.0
         self.boots = 1
         self.commands: list[tuple[str, ...]] = []
@@ -454,6 +457,8 @@ class SimulatedHost:
         if (words[0] == "--freeze") == (folder in self.frozen):
             return 1, "", f"fsfreeze: {folder}: freeze failed: Device or resource busy"
         change(folder)
+        if words[0] == "--freeze" and self.freeze_is_slow:
+            raise CommandTimeout(f"`fsfreeze --freeze {folder}` did not end within 30 s: killed")
         return 0, "", ""
 
     def _df(self, words: list[str]) -> tuple[int, str, str]:
