@@ -120,7 +120,11 @@ class Catalogue:
             self._known = known
         # Other volumes, not only other figures: not every refresh is worth a write to this host's disk.
         if set(known.groups) != self._saved:
-            self._host.replace(self._path, known.model_dump_json().encode())
+            try:
+                self._host.replace(self._path, known.model_dump_json().encode())
+            except OSError as error:  # it is only for a start while the target is away; the next refresh tries again
+                log.warning("%s cannot be written: %s", self._path, error)
+                return
             self._saved = set(known.groups)
 
     def _load(self) -> _Known:

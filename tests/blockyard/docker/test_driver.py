@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 
 import pytest
@@ -387,6 +388,22 @@ def test_an_unknown_volume_is_asked_for_once_the_target_answers(
     with pytest.raises(NotFound, match="no daemon answers"):
         other.driver.get("unknown")
     assert target.asked == asked
+
+
+def test_a_full_disk_of_the_host_keeps_the_plugin_from_nothing_but_its_memory(
+    node: Node, other: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other.driver.create("db", {})
+
+    def full(path: str, content: bytes, *, by_way_of: str | None = None) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(node.host, "replace", full)
+        node.restart()
+        assert [volume["Name"] for volume in node.driver.list()] == ["db"]
+        node.driver.remove("db")
+    assert node.driver.list() == []
 
 
 def test_a_failed_pool_hides_neither_its_volumes_nor_the_news_of_others(
