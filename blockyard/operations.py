@@ -416,8 +416,11 @@ class Operations:
         return f"no group is named {name}; `blockyard group ls` shows those that exist"
 
     async def labels_of(self, group: str) -> Mapping[str, str]:
-        """Raises NotFound, Unavailable."""
-        return (await self._pool_of(group)).groups[group].labels
+        """Of one that is between two pools, too. Raises NotFound, Unavailable."""
+        await self._wait_settled()
+        if not copies(self._pools, group):
+            await self._pool_of(group)
+        return self._known(group).labels
 
     async def _pool_receiving(self, group: str) -> PoolHandle | None:
         """The pool that has the beginning of a stream for ``group``."""

@@ -38,7 +38,9 @@ MAX_WAITING = 256
 MAX_RECORDED = 128 << 10
 """Bytes kept to be read again elsewhere: a login's longest first request (``login.MAX_TEXT``) with its headers."""
 TICK_SECONDS = 1.0
-"""How often login deadlines and pings are looked at; both are counted in tens of seconds."""
+"""How often login deadlines and pings are looked at; both are counted in seconds."""
+LATE_SECONDS = 0.5
+"""How late that may be until it is us who were deaf, and not the peers who were silent; guessed."""
 LINGER_SECONDS = 2.0
 """How long a closing stream may take to send what is queued."""
 
@@ -312,7 +314,8 @@ class Portal:
         self._settings = settings or Settings()
         self._budget = WorkerBudget(self._settings.worker_buffers)
         self._awake: dict[Stream, None] = {}
-        self._timer: asyncio.TimerHandle | None = loop.call_later(TICK_SECONDS, self._tick)
+        self._timer: asyncio.TimerHandle | None = None
+        self._tick_in(TICK_SECONDS)
 
     def adopt(
         self, sock: socket.socket, received: bytes = b"", replied: int = 0, *, record: bool = False
@@ -352,11 +355,19 @@ class Portal:
         for stream in awake:
             stream.woken()
 
-    def _tick(self) -> None:
+    def _tick_in(self, seconds: float, late: bool = False) -> None:
+        self._timer = self.loop.call_later(seconds, self._tick, self.now() + seconds, late)
+
+    def _tick(self, due: float, late: bool) -> None:
         now = self.now()
+        if now - due > LATE_SECONDS and not late:
+            # The loop stood still, and runs its timers before it looks at sockets (uvloop does): first everybody is
+            # heard who has answered meanwhile. A host that is dropped here counts as dead, and may lose its group.
+            self._tick_in(0, late=True)
+            return
         for stream in tuple(self.streams):
             stream.tick(now)
-        self._timer = self.loop.call_later(TICK_SECONDS, self._tick)
+        self._tick_in(TICK_SECONDS)
 
     def close(self, reason: str) -> None:
         """End every stream now. What waits for the store is revoked by the handler."""

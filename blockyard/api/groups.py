@@ -20,6 +20,8 @@ from blockyard.model import (
 
 router = APIRouter(prefix="/groups", tags=["groups"])
 
+CHOOSING = "choosing the IQN"  # of the whole yard's: whose it is already is nothing for a host to hear
+
 
 @router.get("")
 async def list_groups(verbs: Verbs, caller: CallerOf) -> Groups:
@@ -38,6 +40,8 @@ async def create_group(asked: NewGroup, verbs: Verbs, caller: CallerOf, response
     await check_name(verbs, caller, asked.name)
     if asked.clients:
         caller.refuse("letting clients log in")
+    if asked.iqn is not None:
+        caller.refuse(CHOOSING)
     created = await verbs.create_group(asked.model_copy(update={"labels": caller.own_labels(asked.labels)}))
     if not created.created:
         response.status_code = status.HTTP_200_OK
@@ -69,6 +73,8 @@ async def clone_group(name: str, asked: CloneRequest, verbs: Verbs, caller: Call
     await check_name(verbs, caller, asked.name)
     if asked.clients:
         caller.refuse("letting clients log in")
+    if asked.iqn is not None:
+        caller.refuse(CHOOSING)
     if not caller.admin:
         asked = asked.model_copy(update={"clients": (), "labels": caller.own_labels(asked.labels)})
     created = await verbs.clone_group(name, asked)

@@ -30,7 +30,7 @@ STATE_COLOURS = {
 }
 
 Json = Annotated[bool, typer.Option("--json", help="Answer as JSON, for programs.")]
-Force = Annotated[bool, typer.Option("--force", help="Even with open sessions.")]
+Force = Annotated[bool, typer.Option("--force", help="Even with open sessions, or attached.")]
 
 
 def print_json(answer: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ import time
 from pydantic import Field, ValidationError
 
 from blockyard.docker.options import volume_of
-from blockyard.errors import ProductError
+from blockyard.errors import ProductError, Unavailable
 from blockyard.hosts.api import HostApi
 from blockyard.hosts.commands import Host
 from blockyard.model import Group, Value
@@ -80,22 +80,32 @@ class Catalogue:
     # --- asked of the target ---------------------------------------------------------------------------------------
 
     def refresh(self) -> bool:
-        """Whether the target answered; if not, ``trouble`` says why, and what was known stays."""
+        """Whether the target answered; if not, ``trouble`` says why, and what was known stays. So does what was known
+        of a pool that the target does not serve at the moment, beside the news of its others."""
         with self._refreshing:
             try:
-                listed, attachments = self._api.list_groups(), self._api.attachments()
+                listed = self._api.list_groups()
+                known = self._known if listed.unavailable else _Known()
+                attachments = self._attachments()
             except ProductError as error:
                 self.trouble = str(error)
                 return False
             # Of two groups that claim one volume the older one has it, on every host.
             groups = {volume_of(group): group for group in sorted(listed.groups, key=_youngest_first)}
-            by_group: dict[str, tuple[Attachment, ...]] = {}
-            for each in attachments:
-                by_group[each.group] = (*by_group.get(each.group, ()), each)
-            self._keep(_Known(groups=groups, attachments=by_group))
+            self._keep(_Known(groups={**known.groups, **groups}, attachments=attachments))
             self.trouble = "; ".join(listed.unavailable) or None
             self.asked = time.time()
             return True
+
+    def _attachments(self) -> dict[str, tuple[Attachment, ...]]:
+        """By group. The target lists all or none: not while one of its pools is not served."""
+        by_group: dict[str, tuple[Attachment, ...]] = {}
+        try:
+            for each in self._api.attachments():
+                by_group[each.group] = (*by_group.get(each.group, ()), each)
+        except Unavailable:
+            return self._known.attachments
+        return by_group
 
     def find(self, volume: str) -> Group | None:
         """As ``get``; for a volume that is not known the target is asked, if it answered the last time."""
@@ -110,7 +120,11 @@ class Catalogue:
             self._known = known
         # Other volumes, not only other figures: not every refresh is worth a write to this host's disk.
         if set(known.groups) != self._saved:
-            self._host.replace(self._path, known.model_dump_json().encode())
+            try:
+                self._host.replace(self._path, known.model_dump_json().encode())
+            except OSError as error:  # it is only for a start while the target is away; the next refresh tries again
+                log.warning("%s cannot be written: %s", self._path, error)
+                return
             self._saved = set(known.groups)
 
     def _load(self) -> _Known:

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from blockyard.errors import Invalid, explain
 from blockyard.hosts.filesystems import Kind
@@ -30,8 +30,11 @@ class DockerConfig(Value):
     """Who signs the daemon's certificate; the system's authorities when it is not given."""
     initiator_name_file: Path = Path("/etc/iscsi/initiatorname.iscsi")
     socket: Path = DEFAULT_SOCKET
-    state: Path = Path("/var/lib/blockyard-docker")
-    """What must be known after a restart; volumes are mounted below it."""
+    state: Annotated[Path, AfterValidator(Path.resolve)] = Field(
+        default=Path("/var/lib/blockyard-docker"), validate_default=True
+    )
+    """What must be known after a restart; volumes are mounted below it. Without symbolic links, as the kernel names
+    mounts: by another name none of ours would be found again."""
     docker_pid_file: Path = Path("/run/docker.pid")
     default_size: Annotated[int, BeforeValidator(_size)] = 10 << 30
     default_fs: Kind = Kind.EXT4

@@ -7,8 +7,10 @@ a kill leaves behind is undone by the plugin when it starts, or by this command 
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 
 from blockyard.docker.config import DockerConfig, load
 from blockyard.docker.options import volume_name, volume_of
@@ -37,7 +39,18 @@ def take(host: Host, api: HostApi, config: DockerConfig, volume: str, name: str)
         return api.create_snapshot(group.name, name)
 
 
+def end_in_order() -> None:
+    """A terminal that is closed, or a kill, ends the command as an error does: what stands still goes on first."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)
+
+
 def main(path: str, volume: str, name: str) -> int:
+    end_in_order()
     try:
         config = load(Path(path))
         with connect(config, API_SECONDS) as api:

@@ -26,9 +26,10 @@ P = ParamSpec("P")
 
 log = logging.getLogger("blockyard.docker")
 
+REFRESH, CHECK = "refresh", "check"
 REFRESH_SECONDS = 5.0
 CHECK_SECONDS = 10.0
-ROUND_SECONDS = 900.0  # guessed: ten volumes whose unmount and logout both reach their limits
+STEP_SECONDS = 300.0  # of one volume, at most: its unmount, logout and release with all their limits take 200
 _KINDS = {"ext4": Kind.EXT4, "xfs": Kind.XFS, "devtmpfs": Kind.RAW}
 FOUND = "(found mounted)"
 """Stands for the ids of containers that were running when the book was lost."""
@@ -41,8 +42,8 @@ class Upkeep:
         self._volumes = volumes
         self._catalogue = catalogue
         self._ending = threading.Event()
-        self._rounds: dict[str, float] = {}
-        """When each thread began its present round, in seconds since boot."""
+        self._turned: dict[str, float] = {}
+        """When each thread began its present step, a volume's or the round itself, in seconds since boot."""
 
     # --- after a start ---------------------------------------------------------------------------------------------
 
@@ -77,6 +78,7 @@ class Upkeep:
         there = {session.target for session in self._initiator.sessions()} | set(self._initiator.remembered())
         wanted = {record.target for record in self._volumes.book.all().values()}
         for target in sorted(there - wanted):
+            self._turned[CHECK] = self._host.now()
             volume = next((name for name, group in self._catalogue.all().items() if group.iqn == target), None)
             self._attempt(f"target {target}", self._end_stray, target, volume)
 
@@ -97,6 +99,7 @@ class Upkeep:
     def check(self) -> None:
         """One round over everything that this host has."""
         for volume in self._volumes.book.all():
+            self._turned[CHECK] = self._host.now()
             self._attempt(f"volume {volume}", self._check, volume)
         self._end_strays()
 
@@ -116,16 +119,16 @@ class Upkeep:
 
     def start(self) -> None:
         for name, step, seconds in (
-            ("refresh", self._catalogue.refresh, REFRESH_SECONDS),
-            ("check", self.check, CHECK_SECONDS),
+            (REFRESH, self._catalogue.refresh, REFRESH_SECONDS),
+            (CHECK, self.check, CHECK_SECONDS),
         ):
-            self._rounds[name] = self._host.now()
+            self._turned[name] = self._host.now()
             threading.Thread(target=self._repeat, args=(name, step, seconds), name=name, daemon=True).start()
 
     @property
     def turning(self) -> bool:
-        """Whether no round takes longer than everything in it may take."""
-        return all(self._host.now() - began < ROUND_SECONDS for began in self._rounds.values())
+        """Whether no step takes longer than everything in it may take. Not the round: a host may have many volumes."""
+        return all(self._host.now() - began < STEP_SECONDS for began in self._turned.values())
 
     def stop(self) -> None:
         """Returns at once: a round that hangs in a logout is as safe to end as by a kill."""
@@ -133,7 +136,7 @@ class Upkeep:
 
     def _repeat(self, name: str, step: Callable[[], object], seconds: float) -> None:
         while not self._ending.is_set():
-            self._rounds[name] = self._host.now()
+            self._turned[name] = self._host.now()
             try:
                 step()
             except Exception:

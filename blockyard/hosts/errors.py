@@ -42,6 +42,10 @@ class WrongDisk(HostError):
     """A disk is not the volume that it should be. Nothing was written to it."""
 
 
+class DiskUnreadable(HostError):
+    """What a disk holds cannot be known. Nothing was written to it."""
+
+
 class NotBlank(HostError):
     """A disk holds something that is no file system of the wanted kind. Nothing was written to it."""
 

@@ -1,7 +1,8 @@
 """What is on a disk: looked at, made where there is nothing, mounted, grown, frozen.
 
 Invariant: a file system is made only on a disk that holds nothing. What counts as nothing: no signature that blkid
-knows; and for a disk that may have been written by somebody else, its first bytes are zeros too.
+knows, and zeros where it would be. blkid alone is no proof: it says "nothing" of a disk that it cannot read, and of
+one whose first superblock is damaged, which e2fsck would repair from a copy.
 """
 
 from __future__ import annotations
@@ -13,7 +14,15 @@ from enum import StrEnum
 
 from blockyard.hosts.commands import Deadline, Host
 from blockyard.hosts.disks import Disk
-from blockyard.hosts.errors import CannotMount, CommandFailed, HostError, NotBlank, StillMounted
+from blockyard.hosts.errors import (
+    CannotMount,
+    CommandFailed,
+    CommandTimeout,
+    DiskUnreadable,
+    HostError,
+    NotBlank,
+    StillMounted,
+)
 from blockyard.hosts.mounts import mount_at
 
 _PROBE_SECONDS = 20.0
@@ -23,6 +32,7 @@ _UNMOUNT_SECONDS = 45.0  # dirty pages may have to be written; Docker waits for 
 _FREEZE_SECONDS = 30.0
 _GROW_SECONDS = 60.0
 _HEAD = 64 << 10  # bytes; all superblocks, partition tables and labels that we know of begin there
+_SUPERBLOCK = 2 << 10  # bytes; the first superblock of ext4 and of xfs ends there, whatever the size of their blocks
 _XFS_IN_PROGRESS = 126  # offset of sb_inprogress in the superblock, 1 while mkfs.xfs runs
 RAW_NAME = "disk"
 """The block device in a raw volume's folder."""
@@ -30,7 +40,6 @@ RAW_NAME = "disk"
 # blkid's exit codes
 _NOTHING_FOUND = 2
 _AMBIVALENT = 8
-_BUSY = 32  # umount's, for every failure; mount(8)
 
 
 class Kind(StrEnum):
@@ -52,7 +61,8 @@ class Wanted:
     mount_options: tuple[str, ...] = ()
     read_only: bool = False
     ours: bool = False
-    """Nobody but us has written to it: then remains of a mkfs that was interrupted do not count as content."""
+    """Nobody but us has written to it: then remains of a mkfs that was interrupted do not count as content, which lie
+    behind the place of the superblock."""
     any_kind: bool = False
     """Another file system than ``kind`` is as good, when it is there already."""
 
@@ -78,7 +88,8 @@ def probe(host: Host, disk: Disk) -> str | None:
 
 
 def need_filesystem(host: Host, disk: Disk, wanted: Wanted, deadline: Deadline) -> Kind:
-    """Make it unless it is there; returns which one it is. Raises NotBlank, CommandFailed."""
+    """Make it unless it is there; returns which one it is. Raises NotBlank, DiskUnreadable,
+    CommandFailed."""
     found = probe(host, disk)
     if wanted.any_kind and found in (Kind.EXT4, Kind.XFS):
         return Kind(found)
@@ -88,7 +99,7 @@ def need_filesystem(host: Host, disk: Disk, wanted: Wanted, deadline: Deadline) 
         raise NotBlank(f"the volume holds {found}, not {wanted.kind}: nothing was changed")
     if wanted.read_only or disk.read_only:
         raise NotBlank(f"the volume holds no {wanted.kind} file system, and cannot be written to make one")
-    if not wanted.ours and any(host.read(disk.path, _HEAD)):
+    if found is None and any(_head(host, disk, _SUPERBLOCK if wanted.ours else _HEAD)):
         raise NotBlank("the volume holds data that is no known file system: nothing was changed")
     _make(host, disk, wanted, deadline)
     return wanted.kind
@@ -96,7 +107,18 @@ def need_filesystem(host: Host, disk: Disk, wanted: Wanted, deadline: Deadline) 
 
 def _half_made(host: Host, disk: Disk, wanted: Wanted) -> bool:
     """mkfs.ext4 writes its superblock last; mkfs.xfs writes it first, with a mark that it takes away at the end."""
-    return wanted.kind is Kind.XFS and host.read(disk.path, _XFS_IN_PROGRESS + 1)[_XFS_IN_PROGRESS] != 0
+    return wanted.kind is Kind.XFS and _head(host, disk, _XFS_IN_PROGRESS + 1)[_XFS_IN_PROGRESS] != 0
+
+
+def _head(host: Host, disk: Disk, length: int) -> bytes:
+    """All of the first ``length`` bytes. Raises DiskUnreadable."""
+    try:
+        head = host.read(disk.path, length)
+    except OSError as error:
+        raise DiskUnreadable(f"{disk.path} cannot be read: {error.strerror or error}") from error
+    if len(head) < length:
+        raise DiskUnreadable(f"{disk.path} gives {len(head)} of its first {length} bytes")
+    return head
 
 
 def _make(host: Host, disk: Disk, wanted: Wanted, deadline: Deadline) -> None:
@@ -137,11 +159,9 @@ def unmount(host: Host, folder: str, *, lazy: bool = False) -> None:
     for place in (f"{folder}/{RAW_NAME}", folder):
         while mount_at(host, place) is not None:
             words = ("umount", *(("--lazy",) if lazy else ()), place)
-            try:
-                host.run(words, _UNMOUNT_SECONDS).check()
-            except CommandFailed as error:
-                if error.code == _BUSY and mount_at(host, place) is not None:
-                    raise StillMounted(str(error)) from error
+            done = host.run(words, _UNMOUNT_SECONDS)
+            if done.code != 0 and mount_at(host, place) is not None:
+                raise StillMounted(str(CommandFailed(words, done.code, done.stderr)))
     host.remove(f"{folder}/{RAW_NAME}")
     host.remove(folder)
 
@@ -165,7 +185,13 @@ def grow(host: Host, disk: Disk, wanted: Wanted, deadline: Deadline) -> None:
 @contextmanager
 def frozen(host: Host, folder: str) -> Iterator[None]:
     """Writes wait and all that was written is on the disk, so that a snapshot needs no journal replayed."""
-    host.run(("fsfreeze", "--freeze", folder), _FREEZE_SECONDS).check()
+    try:
+        host.run(("fsfreeze", "--freeze", folder), _FREEZE_SECONDS).check()
+    except CommandTimeout:
+        # The kernel goes on with what it was asked: killed or not, the command freezes when all is written at last. The
+        # thaw waits behind it in the kernel, whoever has stopped to wait for the command.
+        thaw(host, folder)
+        raise
     try:
         yield
     finally:

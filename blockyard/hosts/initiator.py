@@ -2,11 +2,13 @@
 
 Everything that is ours goes by an interface record of our own name (iscsiadm(8), "iface"), and the kernel shows that
 name with each session: so ours are told from an administrator's without keeping a list. Invariants: every call of
-iscsiadm has a limit; a login that fails leaves neither session nor node record; the secret never is on a command line.
+iscsiadm has a limit; a login that fails leaves neither session nor node record; the secret never is on a command line;
+of several logins at a time one writes to iscsiadm's database.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -71,6 +73,7 @@ class Initiator:
     def __init__(self, host: Host, timing: Timing | None = None) -> None:
         self._host = host
         self._timing = timing or Timing()
+        self._writing = threading.Lock()
 
     # --- what there is ---------------------------------------------------------------------------------------------
 
@@ -96,7 +99,6 @@ class Initiator:
 
     def log_in(self, target: str, portals: Sequence[str], chap: ChapCredentials, deadline: Deadline) -> Session:
         """By the first portal that answers. Raises LoginRefused, TargetUnreachable."""
-        self._need_interface()
         said = []
         for portal in portals:
             try:
@@ -106,7 +108,9 @@ class Initiator:
         raise TargetUnreachable(f"no portal of {target} lets this host in: {'; '.join(said) or 'it has none'}")
 
     def _log_in_by(self, portal: str, target: str, chap: ChapCredentials, deadline: Deadline) -> Session:
-        self._remember(target, portal, chap)
+        with self._writing:
+            self._need_interface()
+            self._remember(target, portal, chap)
         try:
             done = self._node(target, portal, "--login", seconds=deadline.left(_LOGIN_SECONDS))
         except CommandTimeout as error:

@@ -171,8 +171,7 @@ class Verbs:
 
     async def delete_group(self, call: calls.DeleteGroup) -> Nothing:
         group = self._group(call.group)
-        self._refuse_sessions(group, call.force, "deleting it")
-        self._refuse_attachments(group, call.force)
+        self._refuse_use(group, call.force, "deleting it")
         await self._targets.remove(group.record.iqn)
         try:
             with product_errors():
@@ -187,7 +186,7 @@ class Verbs:
     async def rollback_group(self, call: calls.RollbackGroup) -> Snapshot:
         group = self._group(call.group)
         self._snapshot(group, call.snapshot)
-        self._refuse_sessions(group, call.force, "rolling back under a mounted file system would corrupt it")
+        self._refuse_use(group, call.force, "rolling back under a mounted file system would corrupt it")
         iqn = group.record.iqn
         self.paused.add(iqn)
         try:
@@ -246,7 +245,7 @@ class Verbs:
     async def remove_volume(self, call: calls.RemoveVolume) -> Nothing:
         group = self._group(call.group)
         self._volume(group, call.lun)
-        self._refuse_sessions(group, call.force, f"removing LUN {call.lun}")
+        self._refuse_use(group, call.force, f"removing LUN {call.lun}")
         with product_errors():
             future = group.remove_volume(call.lun)
         await wait_for_store(future)
@@ -378,6 +377,11 @@ class Verbs:
                 f"group {name} has {count} open session(s): receiving a snapshot changes its volumes under them; "
                 "log out first"
             )
+        if group is not None and group.record.attachments:
+            raise InUse(
+                f"group {name} is attached to {_hosts(group)}: receiving a snapshot changes its volumes under it; "
+                "release it first"
+            )
 
     async def _commit_received(self, name: str, commit: Callable[[], Future[api.SnapshotRecord]]) -> Snapshot:
         """Make visible what was received. No session may see its volume change, so none is there meanwhile."""
@@ -428,15 +432,17 @@ class Verbs:
     def _count_sessions(self, iqn: str) -> int:
         return sum(session.target == iqn for session in self._targets.sessions())
 
-    def _refuse_sessions(self, group: api.Group, force: bool, why: str) -> None:
+    def _refuse_use(self, group: api.Group, force: bool, why: str) -> None:
+        """A host that has the group attached may have it mounted though it has no session: it is reconnecting, after
+        a restart of this worker for instance."""
+        if force:
+            return
         count = self._count_sessions(group.record.iqn)
-        if count and not force:
+        if count:
             raise InUse(f"group {group.record.name} has {count} open session(s): {why}; log out first, or use --force")
-
-    def _refuse_attachments(self, group: api.Group, force: bool) -> None:
-        hosts = ", ".join(attachment.host for attachment in group.record.attachments)
-        if hosts and not force:
-            raise InUse(f"group {group.record.name} is attached to {hosts}: release it first, or use --force")
+        if group.record.attachments:
+            hosts = _hosts(group)
+            raise InUse(f"group {group.record.name} is attached to {hosts}: {why}; release it first, or use --force")
 
     def _model(self, group: api.Group) -> Group:
         return group_model(group, self._name, self._count_sessions(group.record.iqn))
@@ -458,6 +464,10 @@ class Verbs:
         """As ``_show_target``, after sessions were ended without their hosts' doing."""
         self._attachments.resumed(group)
         return self._show_target(group)
+
+
+def _hosts(group: api.Group) -> str:
+    return ", ".join(attachment.host for attachment in group.record.attachments)
 
 
 Handler = Callable[[Verbs, Any], Awaitable[Value]]

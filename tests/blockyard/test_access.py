@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -252,6 +253,34 @@ def test_of_somebody_elses_group_a_host_learns_only_that_the_name_is_taken(path:
         asked = {"name": THEIRS} | ({"snapshot": "s"} if "clone" in path else {"volumes": [{"size": 7 * MIB}]})
         refused = await callers.ask("POST", path, token=token, json=asked)
         assert (refused.status_code, refused.json()["error"]["message"]) == (409, f"the name {THEIRS} is taken")
+
+    with_callers(test)
+
+
+@pytest.mark.parametrize("path", ["/groups", f"/groups/{GROUP}:clone"])
+def test_a_host_does_not_hear_whose_an_iqn_is(path: str) -> None:
+    async def test(callers: Callers) -> None:
+        token = await callers.token(host=HOST_A, project="a")
+        asked = {"name": "new", "iqn": callers.yard.pool.groups[THEIRS].iqn}
+        asked |= {"snapshot": "s"} if "clone" in path else {"volumes": [{"size": MIB}]}
+        refused = await callers.ask("POST", path, token=token, json=asked)
+        assert refused.status_code == 403
+        assert f"group {THEIRS}" not in refused.text
+        assert (await callers.ask("POST", path, door="local", json=asked)).status_code == 409
+
+    with_callers(test)
+
+
+def test_somebody_elses_group_is_not_there_while_it_moves_either() -> None:
+    async def test(callers: Callers) -> None:
+        token = await callers.token(host=HOST_A, project="a")
+        groups = callers.yard.pool.groups
+        for name in (GROUP, THEIRS):
+            groups[name] = groups[name].model_copy(update={"leaving": uuid4()})
+        seen = {name: await callers.ask("GET", f"/groups/{name}", token=token) for name in (GROUP, THEIRS)}
+        assert {name: answer.status_code for name, answer in seen.items()} == {GROUP: 200, THEIRS: 404}
+        taken = await callers.ask("POST", "/groups", token=token, json={"name": THEIRS, "volumes": [{"size": MIB}]})
+        assert taken.json()["error"]["message"] == f"the name {THEIRS} is taken"
 
     with_callers(test)
 

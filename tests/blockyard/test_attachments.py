@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from blockstore import api
 from blockyard.daemon.directory import YardDirectory
 from blockyard.errors import FailStopped, InUse, Invalid, NotFound, Unavailable, error_from
-from blockyard.model import ClientSpec, CloneRequest, GroupChange, NewGroup, VolumeSpec
+from blockyard.model import ClientSpec, CloneRequest, GroupChange, NewGroup, RollbackRequest, VolumeSpec
 from blockyard.model.attachments import Attached, AttachMode, AttachRequest
 from blockyard.worker.attachments import FIRST_LOGIN_SECONDS, SECRET_LENGTH
 from pdus.iscsi.login import LoginStatus
@@ -280,6 +280,24 @@ def test_an_attached_group_is_deleted_only_by_force() -> None:
         with pytest.raises(InUse, match=f"attached to {HOST_A}"):
             await yard.operations.delete_group("db", force=False)
         await yard.operations.delete_group("db", force=True)
+
+    with_group(test)
+
+
+def test_an_attached_group_is_rolled_back_and_loses_volumes_only_by_force() -> None:
+    """Its host may be reconnecting, with a file system mounted: no session does not mean that nobody uses it."""
+
+    async def test(yard: MemoryYard) -> None:
+        await yard.operations.create_snapshot("db", "s")
+        await yard.operations.attach("db", HOST_A, ASK)
+        with pytest.raises(InUse, match=f"attached to {HOST_A}: rolling back"):
+            await yard.operations.rollback_group("db", RollbackRequest(snapshot="s"))
+        with pytest.raises(InUse, match=f"attached to {HOST_A}: removing LUN 0"):
+            await yard.operations.remove_volume("db", 0, force=False)
+        await yard.operations.rollback_group("db", RollbackRequest(snapshot="s", force=True))
+        assert await hosts(yard) == [HOST_A]
+        await yard.operations.release("db", HOST_A)
+        await yard.operations.remove_volume("db", 0, force=False)
 
     with_group(test)
 

@@ -129,3 +129,12 @@ def test_an_option_goes_before_the_configuration(tmp_path: Path) -> None:
         [BLOCKYARD, "serve", "--config", str(file), "--workers", "0"], capture_output=True, text=True, timeout=60
     )
     assert "--workers" in done.stderr
+
+
+def test_what_root_installs_can_be_read_by_the_targets_user_whatever_its_umask(tmp_path: Path) -> None:
+    install = Path(__file__).parents[2] / "tools" / "install"
+    command = [str(install), str(tmp_path), "/opt/blockyard", sys.executable, "/bin/true"]  # no pip: only what is ours
+    subprocess.run(command, umask=0o077, check=True, timeout=ANSWER_SECONDS)
+    paths = [path for path in tmp_path.rglob("*") if not path.is_symlink()]
+    assert (tmp_path / "opt/blockyard/bin/blockyard") in paths
+    assert [path for path in paths if path.stat().st_mode & 0o044 != 0o044] == []

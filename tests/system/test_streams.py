@@ -13,6 +13,7 @@ import pytest
 from blockyard.client import BlockyardClient
 from blockyard.errors import Damaged, InUse, NotFound
 from blockyard.model import ClientSpec
+from blockyard.model.attachments import AttachRequest
 from tests.initiator import Initiator, read10, write10
 from tests.product import BLOCKYARD, Product
 from tests.system.conftest import assert_whole
@@ -20,6 +21,7 @@ from tests.system.conftest import assert_whole
 pytestmark = pytest.mark.slow
 
 MIB = 1 << 20
+HOST = "iqn.2004-10.com.example:host"
 SECTORS = 1024  # of one write: 512 KiB
 
 
@@ -115,6 +117,9 @@ def test_a_snapshot_goes_to_another_pool_in_full_and_then_by_its_changes(
         assert session.good(read10(50 * 2048, 8), data_in=4096).data_in == b"x" * 4096
         with pytest.raises(InUse, match="open session"):
             client.receive_snapshot("copy", iter([changes]), pool=None)
+    client.attach("copy", HOST, AttachRequest(take_over=True))
+    with pytest.raises(InUse, match=f"attached to {HOST}"):
+        client.receive_snapshot("copy", iter([changes]), pool=None)
 
 
 def test_a_stream_that_was_cut_goes_on_where_it_was_even_after_a_restart(

@@ -73,6 +73,16 @@ class SteppedLoop(asyncio.SelectorEventLoop):
             self._now += 1.0
             self.settle()
 
+    def stall(self, seconds: float) -> None:
+        """Something holds the loop for ``seconds``; then, as in uvloop, timers that are due come before sockets."""
+        self._now += seconds
+        timers: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
+        for timer in sorted(timers):
+            if not timer.cancelled() and timer.when() <= self._now:
+                timer._run()
+                timer.cancel()
+        self.settle()
+
 
 class Host(Initiator):
     """The tests' initiator on a stepped loop."""

@@ -201,6 +201,17 @@ def test_silent_initiator_is_pinged_and_stays_if_it_answers(yard: Yard) -> None:
         assert host.silent
 
 
+def test_initiator_that_answered_while_the_loop_stood_still_stays(yard: Yard) -> None:
+    host, silent = yard.host().log_in(), yard.host(name=OTHER).log_in()
+    yard.loop.advance(int(SETTINGS.ping_interval))
+    ping, _ = host.receive()
+    assert isinstance(ping, NopIn)
+    host.send(NopOut(immediate=True, target_transfer_tag=ping.target_transfer_tag, cmd_sn=host.cmd_sn))
+    yard.loop.stall(2 * SETTINGS.ping_timeout)
+    assert not host.dropped
+    assert silent.dropped
+
+
 def test_too_many_that_have_not_logged_in_are_turned_away(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(target.portal, "MAX_WAITING", 2)
     session = yard.host().log_in()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import signal
+
 import pytest
 
 from blockyard.docker import snapshot
 from blockyard.docker.config import DockerConfig
+from blockyard.docker.upkeep import STEP_SECONDS
 from blockyard.errors import AlreadyExists, InUse, Invalid, NotFound, ProductError, Unreachable
-from blockyard.hosts.errors import NotBlank, StillMounted
+from blockyard.hosts.errors import CommandTimeout, NotBlank, StillMounted
 from tests.blockyard.docker.world import LONG, STATE, A, B, Node
 from tests.blockyard.hosts.simulated_target import SimulatedTarget
 
@@ -214,6 +218,19 @@ def test_a_holder_that_stays_undecided_is_not_fenced(node: Node, other: Node) ->
     node.write("db", "file", b"unharmed")
 
 
+def test_an_initiator_that_uses_a_group_without_an_attachment_is_not_fenced(
+    node: Node, target: SimulatedTarget
+) -> None:
+    group = target.make("db", GIB)
+    group.client = "iqn.2004-10.com.example:hypervisor"
+    with pytest.raises(InUse, match=r"open session.* of its client.*hypervisor"):
+        node.driver.mount("db", "1")
+    assert group.client is not None
+    node.nothing_is_left()
+    group.client = None
+    node.driver.mount("db", "2")
+
+
 def test_a_volume_with_other_content_is_not_overwritten(node: Node, target: SimulatedTarget) -> None:
     group = target.make("db", GIB)
     group.content.kind = "junk"
@@ -266,6 +283,18 @@ def test_a_volume_that_is_busy_stays_until_it_can_be_unmounted(node: Node) -> No
     node.nothing_is_left()
 
 
+@pytest.mark.parametrize("code", [1, 2, -9])  # umount(8): permissions, out of memory; and killed
+def test_an_unmount_that_fails_in_whatever_way_is_reported_and_tried_again(node: Node, code: int) -> None:
+    node.driver.create("db", {})
+    node.driver.mount("db", "1")
+    node.host.umount_fails = code
+    with pytest.raises(StillMounted, match="ended with code"):
+        node.driver.unmount("db", "1")
+    node.host.umount_fails = None
+    node.later(20)
+    node.nothing_is_left()
+
+
 def test_a_snapshot_clone_can_be_read_by_many_hosts(node: Node, other: Node, target: SimulatedTarget) -> None:
     node.driver.create("db", {})
     node.driver.mount("db", "1")
@@ -292,6 +321,34 @@ def test_a_snapshot_is_taken_while_the_file_system_stands_still(node: Node, targ
     assert list(group.snapshots) == ["monday"]
     words = [command[:2] for command in node.host.commands if command[0] == "fsfreeze"]
     assert [word for _, word in words] == ["--unfreeze", "--freeze", "--unfreeze"]
+    assert node.host.frozen == set()
+
+
+def test_a_freeze_that_takes_too_long_is_undone(node: Node, target: SimulatedTarget) -> None:
+    node.driver.create("db", {})
+    node.driver.mount("db", "1")
+    node.host.freeze_is_slow = True
+    with pytest.raises(CommandTimeout):
+        snapshot.take(node.host, target, DockerConfig(), "db", "monday")
+    assert node.host.frozen == set()
+    assert target.groups["db"].snapshots == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_snapshot_that_is_ended_by_a_signal_leaves_no_frozen_file_system(
+    node: Node, target: SimulatedTarget, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    node.driver.create("db", {})
+    node.driver.mount("db", "1")
+    monkeypatch.setattr(target, "create_snapshot", lambda group, name: signal.raise_signal(number))
+    before = signal.getsignal(number)
+    snapshot.end_in_order()
+    try:
+        with pytest.raises(SystemExit):
+            snapshot.take(node.host, target, DockerConfig(), "db", "monday")
+    finally:
+        for each in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(each, before)
     assert node.host.frozen == set()
 
 
@@ -331,6 +388,38 @@ def test_an_unknown_volume_is_asked_for_once_the_target_answers(
     with pytest.raises(NotFound, match="no daemon answers"):
         other.driver.get("unknown")
     assert target.asked == asked
+
+
+def test_a_full_disk_of_the_host_keeps_the_plugin_from_nothing_but_its_memory(
+    node: Node, other: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other.driver.create("db", {})
+
+    def full(path: str, content: bytes, *, by_way_of: str | None = None) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(node.host, "replace", full)
+        node.restart()
+        assert [volume["Name"] for volume in node.driver.list()] == ["db"]
+        node.driver.remove("db")
+    assert node.driver.list() == []
+
+
+def test_a_failed_pool_hides_neither_its_volumes_nor_the_news_of_others(
+    node: Node, other: Node, target: SimulatedTarget
+) -> None:
+    node.driver.create("lost", {})
+    target.failed = {"lost"}
+    other.driver.create("new", {})
+    node.plugin.catalogue.refresh()
+    assert [volume["Name"] for volume in node.driver.list()] == ["lost", "new"]
+    assert "pool-1 is failed" in node.driver.get("new")["Status"]["health"]
+    node.driver.mount("new", "1")
+    target.failed = set()
+    del target.groups["lost"]
+    node.plugin.catalogue.refresh()
+    assert [volume["Name"] for volume in node.driver.list()] == ["new"]
 
 
 def test_get_shows_snapshots_attachment_and_health(node: Node, target: SimulatedTarget) -> None:
@@ -499,3 +588,25 @@ def test_a_group_that_was_deleted_under_a_mount_is_cleaned_up(node: Node, target
     assert node.host.left() == []
     with pytest.raises(ProductError):
         node.driver.mount("db", "2")
+
+
+def test_upkeep_of_many_volumes_that_each_take_their_time_is_no_reason_to_end_the_plugin(
+    node: Node, target: SimulatedTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turning = []
+
+    def slow(group: str, host: str) -> None:
+        node.host.clock += 60  # the target is away, and says nothing
+        turning.append(node.plugin.upkeep.turning)
+        raise Unreachable("no daemon answers")
+
+    for number in range(20):
+        node.driver.create(f"v{number}", {})
+        node.driver.mount(f"v{number}", "1")
+    monkeypatch.setattr(target, "release", slow)
+    for number in range(20):
+        node.plugin.volumes.book.put(f"v{number}", node.plugin.volumes.book.all()[f"v{number}"].without("1"))
+    node.plugin.upkeep.check()
+    assert turning == [True] * 20
+    node.host.clock += STEP_SECONDS
+    assert not node.plugin.upkeep.turning

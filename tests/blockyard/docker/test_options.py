@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from blockyard.docker import options
+from blockyard.docker.config import load
 from blockyard.docker.options import Options, Source
 from blockyard.errors import Invalid
 from blockyard.hosts.filesystems import Kind
@@ -59,3 +62,11 @@ def test_names_of_compose_become_different_group_names() -> None:
 def test_names_that_are_no_file_names_are_refused(name: str) -> None:
     with pytest.raises(Invalid):
         options.volume_name(name)
+
+
+def test_the_state_folder_is_known_by_the_name_that_the_kernel_gives_its_mounts(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    file = tmp_path / "docker.toml"
+    file.write_text(f'state = "{tmp_path}/link/state/"\n')
+    assert load(file).state == tmp_path.resolve() / "elsewhere" / "state"

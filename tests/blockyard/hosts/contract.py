@@ -163,9 +163,13 @@ def content_that_nobody_knows_is_not_overwritten(bench: Bench) -> None:
     session = initiator.log_in(attachment.target, attachment.portals, attached.chap, deadline(bench))
     disk = wait_for_disk(bench.host, initiator, session, attachment.volumes[0], deadline(bench))
     bench.host.write(disk.path, "a database of its own")
+    ours = wanted("three", ours=True)
+    for asked in (place, ours):
+        raises(NotBlank, lambda: bring_up(bench.host, initiator, attached, asked, deadline(bench)))  # noqa: B023
+    # Behind the place of the superblock, on a volume that only we have written to, it is of a mkfs that was cut off.
+    bench.host.write(disk.path, "\0" * 2048 + "descriptors")
     raises(NotBlank, lambda: bring_up(bench.host, initiator, attached, place, deadline(bench)))
-    # On a volume that only we have written to, it is what a mkfs left that was cut off.
-    bring_up(bench.host, initiator, attached, wanted("three", ours=True), deadline(bench))
+    bring_up(bench.host, initiator, attached, ours, deadline(bench))
     take_down(bench.host, initiator, attachment.target, place.folder)
     nothing_is_left(bench)
 

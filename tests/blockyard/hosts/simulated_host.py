@@ -13,6 +13,7 @@ from itertools import pairwise
 
 from blockyard.hosts.commands import Done
 from blockyard.hosts.disks import naa
+from blockyard.hosts.errors import CommandTimeout
 from tests.blockyard.hosts.simulated_target import PORTAL, Content, SimulatedGroup, SimulatedTarget
 
 ROOT_DEVICE = "254:0"
@@ -72,6 +73,10 @@ class SimulatedHost:
         self.frozen: set[str] = set()
         self.busy: set[str] = set()
         """Folders in which somebody has a file open."""
+        self.umount_fails: int | None = None
+        """With which code, whatever is unmounted."""
+        self.freeze_is_slow = False
+        """It is given up, and happens all the same."""
         self.clock = 100.0
         self.boots = 1
         self.commands: list[tuple[str, ...]] = []
@@ -227,7 +232,13 @@ class SimulatedHost:
         return _or_missing(self.files.get(path))
 
     def _bytes_of(self, content: Content) -> bytes:
-        marks = {"half-xfs": b"\0" * 126 + b"\1", "junk": b"junk", "xfs": b"XFSB", "ext4": b"\0" * 1080 + b"\x53\xef"}
+        marks = {
+            "half-xfs": b"\0" * 126 + b"\1",
+            "half-ext4": b"\0" * 2048 + b"descriptors",
+            "junk": b"junk",
+            "xfs": b"XFSB",
+            "ext4": b"\0" * 1080 + b"\x53\xef",
+        }
         return marks.get(content.kind or "", b"").ljust(65536, b"\0")
 
     def _store(self, path: str, content: bytes) -> None:
@@ -247,7 +258,8 @@ class SimulatedHost:
             session = self._session_of(path.split("/")[3])
             session.size = session.group.size
         elif path.startswith("/dev/"):
-            self._session_of(path.removeprefix("/dev/")).group.content.kind = "junk"
+            kind = "half-ext4" if text.startswith("\0" * 2048) else "junk"
+            self._session_of(path.removeprefix("/dev/")).group.content.kind = kind
         else:
             raise FileNotFoundError(path)
 
@@ -388,7 +400,7 @@ class SimulatedHost:
 
     def _blkid(self, words: list[str]) -> tuple[int, str, str]:
         kind = self._session_of(words[-1].removeprefix("/dev/")).group.content.kind
-        if kind in (None, "junk"):
+        if kind in (None, "junk", "half-ext4"):
             return 2, "", ""
         return 0, f"DEVNAME={words[-1]}\nTYPE={'xfs' if kind == 'half-xfs' else kind}\n", ""
 
@@ -408,7 +420,7 @@ class SimulatedHost:
 
     def _half_made(self, path: str, program: str) -> None:
         content = self._session_of(path.removeprefix("/dev/")).group.content
-        content.kind = "half-xfs" if program == "mkfs.xfs" else "junk"
+        content.kind = "half-xfs" if program == "mkfs.xfs" else "half-ext4"
 
     def _mount(self, words: list[str]) -> tuple[int, str, str]:
         disk, folder = words[-2].removeprefix("/dev/"), words[-1]
@@ -427,6 +439,8 @@ class SimulatedHost:
         found = [mount for mount in self.mounts if mount.folder == words[-1]]
         if not found:
             return 32, "", f"umount: {words[-1]}: not mounted."
+        if self.umount_fails is not None:
+            return self.umount_fails, "", f"umount: {words[-1]}: failed."
         if words[-1] in self.busy and "--lazy" not in words:
             return 32, "", f"umount: {words[-1]}: target is busy."
         self.mounts.remove(found[-1])
@@ -443,6 +457,8 @@ class SimulatedHost:
         if (words[0] == "--freeze") == (folder in self.frozen):
             return 1, "", f"fsfreeze: {folder}: freeze failed: Device or resource busy"
         change(folder)
+        if words[0] == "--freeze" and self.freeze_is_slow:
+            raise CommandTimeout(f"`fsfreeze --freeze {folder}` did not end within 30 s: killed")
         return 0, "", ""
 
     def _df(self, words: list[str]) -> tuple[int, str, str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 from uuid import UUID, uuid5
 
-from blockyard.errors import AlreadyExists, InUse, NotFound, Unreachable
+from blockyard.errors import AlreadyExists, InUse, NotFound, Unavailable, Unreachable
 from blockyard.model import (
     ChapCredentials,
     CloneRequest,
@@ -35,7 +35,8 @@ _SPACE = UUID("7d0f6a30-5a39-4d51-9d8f-3a4f8a6f3d1b")
 
 @dataclass
 class Content:
-    """What is on a volume. ``kind``: ext4, xfs, ``half-xfs`` (a mkfs that was cut off), ``junk``, or None."""
+    """What is on a volume. ``kind``: ext4, xfs, ``half-ext4`` and ``half-xfs`` (a mkfs that was cut off), ``junk``, or
+    None."""
 
     kind: str | None = None
     filesystem_size: int = 0
@@ -67,6 +68,8 @@ class SimulatedGroup:
     snapshots: dict[str, tuple[Content, int]] = field(default_factory=dict)
     held: dict[str, Held] = field(default_factory=dict)
     generation: int = 0
+    client: str | None = None
+    """An initiator that is logged in without an attachment."""
 
     @property
     def iqn(self) -> str:
@@ -84,6 +87,8 @@ class SimulatedTarget:
         self.steps = steps or Steps()
         self.groups: dict[str, SimulatedGroup] = {}
         self.reachable = True
+        self.failed: set[str] = set()
+        """Groups of a pool that could not be opened since the daemon was started."""
         self.asked = 0
         self.on_fenced: list[Callable[[str, str], None]] = []
         """Called with the group and the host that lost it."""
@@ -99,6 +104,8 @@ class SimulatedTarget:
 
     def attachments(self, group: str | None = None, host: str | None = None) -> tuple[Attachment, ...]:
         self._ask()
+        if group is None and self.failed:
+            raise Unavailable("pool pool-1 is failed")
         groups = list(self.groups.values()) if group is None else [self._group(group)]
         return tuple(
             self._shown(each, held)
@@ -109,7 +116,9 @@ class SimulatedTarget:
 
     def list_groups(self) -> Groups:
         self._ask()
-        return Groups(groups=tuple(self._listed(group) for group in self.groups.values()))
+        listed = [group for group in self.groups.values() if group.name not in self.failed]
+        unavailable = ("pool pool-1 is failed: its groups are not known",) if self.failed else ()
+        return Groups(groups=tuple(map(self._listed, listed)), unavailable=unavailable)
 
     def show_group(self, name: str) -> Group:
         self._ask()
@@ -197,6 +206,10 @@ class SimulatedTarget:
         ]
         if clash and not asked.take_over:
             raise InUse(f"group {group.name} is attached to {clash[0].host}")
+        if group.client is not None and not group.held:
+            if not asked.take_over:
+                raise InUse(f"group {group.name} has open session(s) of its client(s) {group.client}", alive=True)
+            group.client = None
         for held in clash:
             self._drop(group, held.host)
         if host not in group.held:
