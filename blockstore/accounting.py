@@ -19,7 +19,6 @@ from typing import Any
 from uuid import UUID
 
 import numpy as np
-import numpy.typing as npt
 
 from blockstore.api import GroupUsage, SnapshotUsage, VolumeUsage
 from blockstore.catalog import Catalog
@@ -31,10 +30,8 @@ from blockstore.layout import (
     LEAF_BYTES,
     LEAF_ENTRIES,
     NODE_ID,
-    PAGE_BYTES,
     PAGE_ENTRIES,
     PAGE_NODE,
-    parse_node,
 )
 from blockstore.owners import NOBODY, POOL, Owners, OwnerTree
 
@@ -84,7 +81,7 @@ class _Count:
 
     def _own_pages(self) -> Owners:
         """Owners by page id."""
-        pages = _nobody(self._last_node(PAGE_NODE, 2 * PAGE_NODE) - PAGE_NODE)
+        pages = _nobody(self._database.last_node(PAGE_NODE))
         for root in self._database.roots():
             self._mapped[root.number] = root.mapped
             ids = np.frombuffer(root.root, np.uint32)
@@ -94,17 +91,17 @@ class _Count:
 
     def _own_leaves(self, pages: Owners) -> Owners:
         """Owners by leaf id."""
-        leaves = _nobody(self._last_node(0, PAGE_NODE))
-        for ids, bodies in self._nodes(PAGE_NODE, 2 * PAGE_NODE, PAGE_BYTES, _PAGES):
+        leaves = _nobody(self._database.last_node(0))
+        for ids, bodies in self._database.bodies(PAGE_NODE, _PAGES):
             named = np.frombuffer(bodies, NODE_ID)
-            owners = np.repeat(pages[ids - PAGE_NODE], PAGE_ENTRIES)
+            owners = np.repeat(pages[ids], PAGE_ENTRIES)
             used = (named != 0) & (owners != NOBODY)  # nobody's are pages that the next sweep deletes
             self._tree.join(leaves, named[used], owners[used])
         return leaves
 
     def _own_blocks(self, owners: Owners, first: int, leaves: Owners) -> Iterator[float]:
         """Fill in the owners of the blocks from ``first`` on; yields how much is done."""
-        for ids, bodies in self._nodes(0, PAGE_NODE, LEAF_BYTES, _LEAVES):
+        for ids, bodies in self._database.bodies(0, _LEAVES):
             rows = np.frombuffer(bodies, np.uint8).reshape(-1, LEAF_BYTES)[:, : LEAF_ENTRIES * ENTRY.itemsize]
             blocks = (np.ascontiguousarray(rows).view(ENTRY).ravel() & np.uint64(BLOCK_MASK)).astype(np.int64)
             joining = np.repeat(leaves[ids], LEAF_ENTRIES)
@@ -115,18 +112,6 @@ class _Count:
                 blocks, joining = blocks[used], joining[used]
             self._tree.join(owners, blocks, joining)
             yield int(ids[-1]) / len(leaves)
-
-    def _last_node(self, first: int, end: int) -> int:
-        query = "SELECT max(id) FROM node WHERE id >= ? AND id < ?"
-        return int(self._connection.execute(query, (first, end)).fetchone()[0] or first)
-
-    def _nodes(self, first: int, end: int, length: int, at_once: int) -> Iterator[tuple[npt.NDArray[np.int64], bytes]]:
-        """(ids, bodies behind each other), by id."""
-        query = "SELECT id, data FROM node WHERE id >= ? AND id < ? ORDER BY id"
-        cursor = self._connection.execute(query, (first, end))
-        while rows := cursor.fetchmany(at_once):
-            bodies = b"".join([parse_node(data, length) for _, data in rows])
-            yield np.array([node for node, _ in rows], np.int64), bodies
 
 
 def _nobody(last: int) -> Owners:

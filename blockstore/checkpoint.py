@@ -13,6 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from uuid import UUID
 
+import numpy as np
+import numpy.typing as npt
+
 from blockstore.api import Corrupt
 from blockstore.blockmap import BlockMap, Map, pages_for
 from blockstore.catalog import Catalog
@@ -202,6 +205,20 @@ class MetaDb:
         """(node id, born, body). Raises FormatError."""
         for node, born, data in self._db.execute("SELECT id, born, data FROM node ORDER BY id"):
             yield node, born, parse_node(data, PAGE_BYTES if node >= PAGE_NODE else LEAF_BYTES)
+
+    def last_node(self, base: int) -> int:
+        """The greatest id among the stored nodes of a kind (``base``: 0 for leaves, PAGE_NODE for pages), or 0."""
+        query = "SELECT max(id) FROM node WHERE id >= ? AND id < ?"
+        return int(self._db.execute(query, (base, base + PAGE_NODE)).fetchone()[0] or base) - base
+
+    def bodies(self, base: int, at_once: int) -> Iterator[tuple[npt.NDArray[np.int64], bytes]]:
+        """Nodes of a kind in bulk: (ids among their kind, rising; bodies behind each other). Raises FormatError."""
+        length = PAGE_BYTES if base == PAGE_NODE else LEAF_BYTES
+        query = "SELECT id, data FROM node WHERE id >= ? AND id < ? ORDER BY id"
+        cursor = self._db.execute(query, (base, base + PAGE_NODE))
+        while rows := cursor.fetchmany(at_once):
+            bodies = b"".join([parse_node(data, length) for _, data in rows])
+            yield np.array([node - base for node, _ in rows], np.int64), bodies
 
     def roots(self) -> Iterator[Map]:
         """Raises FormatError."""

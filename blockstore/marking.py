@@ -30,9 +30,7 @@ from blockstore.layout import (
     LEAF_BYTES,
     LEAF_ENTRIES,
     NODE_ID,
-    PAGE_BYTES,
     PAGE_NODE,
-    parse_node,
 )
 from blockstore.space import Unavailable
 
@@ -81,22 +79,22 @@ class Marking:
 
     def _reached_pages(self) -> Marks:
         """By page id."""
-        reached = np.zeros(self._last(PAGE_NODE) + 1, np.bool_)
+        reached = np.zeros(self._database.last_node(PAGE_NODE) + 1, np.bool_)
         for root in self._database.roots():
             reached[np.frombuffer(root.root, np.uint32)] = True
         return reached
 
     def _reached_leaves(self, pages: Marks) -> Marks:
         """By leaf id."""
-        reached = np.zeros(self._last(0) + 1, np.bool_)
-        for ids, bodies in self._nodes(PAGE_NODE, PAGE_BYTES, _PAGES):
+        reached = np.zeros(self._database.last_node(0) + 1, np.bool_)
+        for ids, bodies in self._database.bodies(PAGE_NODE, _PAGES):
             named = np.frombuffer(bodies, NODE_ID).reshape(len(ids), -1)
             reached[named[pages[ids]].ravel()] = True
         return reached
 
     def _mark_blocks(self, marks: Marks, first: int, leaves: Marks) -> Iterator[float]:
         """Mark those from ``first`` on; yields how much is done."""
-        for ids, bodies in self._nodes(0, LEAF_BYTES, _LEAVES):
+        for ids, bodies in self._database.bodies(0, _LEAVES):
             rows = np.frombuffer(bodies, np.uint8).reshape(-1, LEAF_BYTES)[:, : LEAF_ENTRIES * ENTRY.itemsize]
             entries = np.ascontiguousarray(rows[leaves[ids]]).view(ENTRY).ravel()
             blocks = (entries & np.uint64(BLOCK_MASK)).astype(np.int64) - first
@@ -109,18 +107,6 @@ class Marking:
         stored = self._connection.execute(query, (base, base + PAGE_NODE)).fetchall()
         ids = np.array(stored, np.int64).reshape(-1)
         return ids[~reached[ids - base]]
-
-    def _last(self, base: int) -> int:
-        query = "SELECT max(id) FROM node WHERE id >= ? AND id < ?"
-        return int(self._connection.execute(query, (base, base + PAGE_NODE)).fetchone()[0] or base) - base
-
-    def _nodes(self, base: int, length: int, at_once: int) -> Iterator[tuple[Ints, bytes]]:
-        """(ids of their kind, bodies behind each other), by id."""
-        query = "SELECT id, data FROM node WHERE id >= ? AND id < ? ORDER BY id"
-        cursor = self._connection.execute(query, (base, base + PAGE_NODE))
-        while rows := cursor.fetchmany(at_once):
-            bodies = b"".join([parse_node(data, length) for _, data in rows])
-            yield np.array([node - base for node, _ in rows], np.int64), bodies
 
 
 def _mark_unavailable(marks: Marks, first: int, unavailable: Unavailable) -> None:
